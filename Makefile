@@ -1,0 +1,35 @@
+# Two commands do everything: `make demo` and `make test`. Both work in .venv and install what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+DEMO := search fashion-mini --target onnxruntime-cpu --target openvino-cpu --space standard --trials 24 --seed 0 --study demo
+
+.PHONY: demo test bench clean
+
+demo: .venv/demo
+	@if [ -f results/demo/study.json ]; then $(BIN)/autoshrink resume demo; else $(BIN)/autoshrink $(DEMO); fi
+
+test: .venv/test
+	@sh tests/system-packages.sh
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: .venv/test
+	$(BIN)/python -m autoshrink.bench.noise --out results/measuring-noise.json
+	$(BIN)/python -m autoshrink.bench.overhead --out results/overhead.json
+
+.venv/demo: pyproject.toml constraints.txt
+	@echo "installing into .venv (some minutes, about 2 GB)"
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable '.[all]'
+	@touch $@
+
+.venv/test: .venv/demo
+	$(PIP) --editable '.[all,dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

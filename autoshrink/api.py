@@ -1,0 +1,212 @@
+"""The Python face of autoshrink: search, resume, and a study to look at and pick from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from autoshrink import __version__
+from autoshrink.config import load_space, load_target
+from autoshrink.errors import ConfigError
+from autoshrink.measure.environment import describe_machine
+from autoshrink.records import StudyFolder, StudyMeta
+from autoshrink.task import Task, check_task
+from autoshrink.types import Limits, Target, TrialRecord
+
+if TYPE_CHECKING:
+    import pandas
+
+RESULTS = Path("results")
+
+
+class Study:
+    """A finished or half-finished search on disk."""
+
+    def __init__(self, folder: StudyFolder, task: Task | None = None) -> None:
+        self.folder = folder
+        self._task = task
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.folder.meta.name
+
+    def task(self) -> Task:
+        """The task it is about, loaded again when the study was only opened."""
+        if self._task is None:
+            from autoshrink.tasks.loading import load_task
+
+            self._task = load_task(self.folder.meta.task)
+        return self._task
+
+    def front(self, target: str | None = None) -> pandas.DataFrame:
+        """The Pareto front as a table, one row a trial; of every target when none is named."""
+        from autoshrink.dashboard.tables import front_frame
+
+        return front_frame(self.folder, target)
+
+    def choose(self, target: str, limits: Limits | None = None) -> TrialRecord:
+        """The trial to ship under `limits`, by confidence bounds.
+
+        Raises:
+            NothingFits: no trial keeps the limits; names the nearest misses.
+        """
+        from autoshrink.package.choose import choose
+
+        return choose(self.folder.records(target), limits or Limits())
+
+    def pick(self, target: str, out: str | Path, limits: Limits | None = None) -> Path:
+        """Writes the package of the trial to ship into the new folder `out`.
+
+        Raises:
+            NothingFits: no trial keeps the limits.
+            ConfigError: `out` cannot be written.
+        """
+        from autoshrink.package.write import write_package
+
+        return write_package(self.folder, self.choose(target, limits), self.task(), Path(out))
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Writes the HTML report, to `report.html` in the study's folder unless told otherwise."""
+        from autoshrink.dashboard.report import write_report
+
+        return write_report(self.folder, Path(out) if out else self.folder.path / "report.html")
+
+
+def search(
+    task: str | Path | Task,
+    targets: Iterable[str | Path | Target] = ("onnxruntime-cpu",),
+    space: str | Path = "standard",
+    *,
+    trials: int | None = 24,
+    time_limit_s: float | None = None,
+    limits: Limits | None = None,
+    seed: int = 0,
+    study: str | None = None,
+    results: str | Path = RESULTS,
+    console: Console | None = None,
+) -> Study:
+    """Searches for the best compressed versions of a task's model, for each target.
+
+    Args:
+        task: a built-in name, the path of a task file, or a Task.
+        targets: names or YAML files of targets; each gets a front of its own.
+        space: name or YAML file of the search space.
+        trials: trials a target, the baseline included; None is until the time is up or nothing new is left.
+        time_limit_s: no further trial begins after so many seconds.
+        limits: go before the targets' own, where set.
+        seed: of everything random.
+        study: name of the study; the task's name when not given.
+        results: folder that holds the study's folder.
+        console: where progress goes; standard error when not given.
+
+    Raises:
+        ConfigError: anything wrong with the task, a target, the space, or the place for the results.
+        TargetUnavailable: a target's runtime is not here.
+    """
+    loaded = _load(task)
+    profiles: dict[str, Target] = {}
+    for named in targets:
+        target = named if isinstance(named, Target) else load_target(str(named))
+        if target.name in profiles:
+            raise ConfigError([f"--target: {target.name} is named twice"])
+        profiles[target.name] = with_limits(target, limits or Limits())
+    if not profiles:
+        raise ConfigError(["--target: name at least one target"])
+    if trials is not None and trials < 1:
+        raise ConfigError([f"--trials: {trials}; it must be 1 or more"])
+    name = study or loaded.name
+    if not name or name[0] in ".-" or not all(c.isascii() and (c.isalnum() or c in "._-") for c in name):
+        raise ConfigError([f"--study: {name!r} may hold letters, digits, '.', '-' and '_' only"])
+    meta = StudyMeta(
+        name=name,
+        task=loaded.source,
+        targets=profiles,
+        space=load_space(str(space)),
+        seed=seed,
+        trials=trials,
+        time_limit_s=time_limit_s,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        autoshrink=__version__,
+        machine=describe_machine(),
+    )
+    _check_available(profiles.values())
+    folder = StudyFolder.create(Path(results) / name, meta)
+    return _run(folder, loaded, console)
+
+
+def resume(
+    study: str | Path,
+    *,
+    task: Task | None = None,
+    trials: int | None = None,
+    time_limit_s: float | None = None,
+    results: str | Path = RESULTS,
+    console: Console | None = None,
+) -> Study:
+    """Goes on with a study after it was stopped in any way, or with more `trials` than it was asked for.
+
+    Raises:
+        ConfigError: there is no such study, or its task cannot be loaded any more.
+        AutoshrinkError: another process works on it.
+    """
+    folder = open_study(study, results).folder
+    if trials is not None:
+        folder.update(trials=trials)
+    if time_limit_s is not None:
+        folder.update(time_limit_s=time_limit_s)
+    _check_available(folder.meta.targets.values())
+    return _run(folder, task or _load(folder.meta.task), console)
+
+
+def open_study(study: str | Path, results: str | Path = RESULTS) -> Study:
+    """A study by name within `results`, or by the path of its folder.
+
+    Raises:
+        ConfigError: there is no such study; lists those that are there.
+    """
+    path = Path(study)
+    return Study(StudyFolder.open(path if path.is_dir() else Path(results) / path))
+
+
+def with_limits(target: Target, limits: Limits) -> Target:
+    """The target with every limit that is set taking the place of its own."""
+    own = target.limits
+    merged = Limits(
+        latency_ms=own.latency_ms if limits.latency_ms is None else limits.latency_ms,
+        size_bytes=own.size_bytes if limits.size_bytes is None else limits.size_bytes,
+        drop=own.drop if limits.drop is None else limits.drop,
+    )
+    return replace(target, limits=merged)
+
+
+def _load(task: str | Path | Task) -> Task:
+    if isinstance(task, Task):
+        check_task(task)
+        return task
+    from autoshrink.tasks.loading import load_task
+
+    return load_task(str(task))
+
+
+def _check_available(targets: Iterable[Target]) -> None:
+    from autoshrink.search.run import probe
+
+    for target in targets:
+        probe(target)
+
+
+def _run(folder: StudyFolder, task: Task, console: Console | None) -> Study:
+    from autoshrink.progress import Progress
+    from autoshrink.search.run import run_search
+
+    meta = folder.meta
+    planned = None if meta.trials is None else meta.trials * len(meta.targets)
+    with Progress(console or Console(stderr=True), meta.name, planned, meta.time_limit_s) as progress:
+        run_search(folder, task, progress)
+    return Study(folder, task)

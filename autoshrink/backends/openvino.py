@@ -1,0 +1,189 @@
+"""OpenVINO on the processor. The artifact is its intermediate representation: `model.xml` and `model.bin`."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoshrink.backends.base import Array, Arrays, Availability, Backend, Session
+from autoshrink.backends.ports import Port, in_order
+from autoshrink.errors import StageError
+from autoshrink.types import Audit, Layer
+
+ARTIFACT = ("model.xml", "model.bin")
+DEVICE = "CPU"
+
+WEIGHT_KERNELS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+"""Kernels whose second input may be a weight."""
+CONVERSIONS = ("Reorder", "Convert", "FakeQuantize", "Quantize")
+PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "I8": "int8", "u8": "uint8"}
+
+
+class OpenVino(Backend):
+    """OpenVINO with its CPU plugin."""
+
+    name = "openvino"
+    packages = ("openvino",)
+    extra = "openvino"
+
+    def machine(self) -> Availability:
+        """The CPU plugin is in every build of the package."""
+        return Availability("ready")
+
+    def capabilities(self) -> frozenset[str]:
+        """What the CPU plugin reports of this processor, such as `FP32`, `BF16`, `INT8`."""
+        return frozenset(_openvino().Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+
+    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+        """Converts the file; weights are stored in 16 bits for fp16 and bf16, and as they are otherwise.
+
+        Raises:
+            StageError: the runtime cannot convert it; with the runtime's own reason.
+        """
+        runtime = _openvino()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            converted = runtime.Core().read_model(str(model))
+            runtime.save_model(converted, str(folder / ARTIFACT[0]), compress_to_fp16=precision in ("fp16", "bf16"))
+        except Exception as error:
+            raise StageError("compile", f"OpenVINO cannot convert {model.name}: {_reason(error)}") from error
+        return ARTIFACT
+
+    def load(self, folder: Path, files: tuple[str, ...], precision: str, threads: int) -> OpenVinoSession:
+        """The artifact, compiled for this processor with `threads` threads.
+
+        Arithmetic of layers that are not 8 bit is float32, or bfloat16 for the precision bf16.
+
+        Raises:
+            StageError: the runtime cannot load it, or would calculate in another precision than asked for.
+        """
+        return OpenVinoSession(folder / files[0], precision, threads)
+
+
+class OpenVinoSession(Session):
+    """A compiled model."""
+
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
+        self._path = path
+        self._core = _openvino().Core()
+        self._properties = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads,
+            # Left to itself, the plugin calculates float32 models in bfloat16 where the processor can.
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        }
+        self._compiled = self._compile("load")
+        self._ports = tuple(_port(port) for port in self._compiled.inputs)
+        self._outputs = tuple(_name(port) for port in self._compiled.outputs)
+        self._request = self._compiled.create_infer_request()
+        self._bound: list[Any] = []
+
+    def run(self, inputs: Arrays) -> dict[str, Array]:
+        """One call; see `Session.run`."""
+        arrays = in_order(inputs, self._ports)
+        results = self._request.infer(dict(enumerate(arrays)))
+        return {name: results[index] for index, name in enumerate(self._outputs)}
+
+    def timed(self, inputs: Arrays) -> Callable[[], object]:
+        """A synchronous call of a request of its own, its inputs bound; the results are views, not copies."""
+        request = self._compiled.create_infer_request()
+        for index, array in enumerate(in_order(inputs, self._ports)):
+            # Of a copy: the runtime points into the memory, and refuses what is read-only.
+            tensor = _openvino().Tensor(array.copy(), shared_memory=True)
+            self._bound.append(tensor)
+            request.set_input_tensor(index, tensor)
+        return functools.partial(request.infer, share_outputs=True)
+
+    def audit(self) -> Audit:
+        """The kernels that one call on zeros (free dimensions are 1) executed, in a second, profiled compilation.
+
+        Raises:
+            StageError: the call fails.
+        """
+        profiled = self._compile("audit", PERF_COUNT=True)
+        try:
+            profiled.create_infer_request().infer([port.zeros() for port in self._ports])
+        except Exception as error:
+            raise StageError("audit", f"a call on zeros fails: {_reason(error)}") from error
+        return audit_of(profiled.get_runtime_model().get_ordered_ops())
+
+    def _compile(self, stage: str, **more: Any) -> Any:
+        wanted = {**self._properties, **more}
+        try:
+            compiled = self._core.compile_model(str(self._path), DEVICE, wanted)
+        except Exception as error:
+            raise StageError(stage, f"OpenVINO cannot load {self._path.name}: {_reason(error)}") from error
+        runs_in = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if runs_in != wanted["INFERENCE_PRECISION_HINT"]:
+            asked = wanted["INFERENCE_PRECISION_HINT"]
+            raise StageError(stage, f"asked for {asked} arithmetic, OpenVINO would calculate in {runs_in} here")
+        return compiled
+
+
+def audit_of(kernels: Sequence[Any]) -> Audit:
+    """The audit of the nodes of a runtime model whose model ran once, profiled."""
+    layers = []
+    conversions = 0
+    executed = 0
+    constant: set[str] = set()
+    for kernel in kernels:
+        info = {key: value.astype(str) for key, value in kernel.get_rt_info().items()}
+        kind, name = info["layerType"], kernel.get_friendly_name()
+        sources = [value.get_node().get_friendly_name() for value in kernel.input_values()]
+        if kind == "Const" or (sources and constant.issuperset(sources)):
+            constant.add(name)
+        if info["execTimeMcs"] == "not_executed":
+            continue
+        executed += 1
+        # A Subgraph is a fusion of element-wise kernels; one that changes the type quantizes or dequantizes.
+        changes_type = kind == "Subgraph" and set(info["outputPrecisions"].split(",")) != {info["runtimePrecision"]}
+        conversions += kind in CONVERSIONS or changes_type
+        if kind in WEIGHT_KERNELS and sources[1] in constant:
+            layers.append(Layer(_plain(name), kind, _arithmetic(info["primitiveType"])))
+    return Audit(tuple(layers), conversions, executed)
+
+
+def _plain(name: str) -> str:
+    """The name without what OpenVINO's transformations append to it."""
+    return name.removesuffix("/DequantizationMultiply").removesuffix("/WithoutBiases")
+
+
+def _arithmetic(primitive: str) -> str:
+    """The precision of a primitive such as `brgconv_avx512_I8`.
+
+    The node's `runtimePrecision` is not it: for weights that are stored in 16 bits it says f16 while the primitive
+    calculates in f32.
+    """
+    suffix = primitive.rpartition("_")[2]
+    return PRECISIONS.get(suffix, suffix)
+
+
+def _openvino() -> Any:
+    # Importing it sends a usage report from a thread of its own, which must not run beside what is timed. Without the
+    # package that sends, OpenVINO uses a stub.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def _port(port: Any) -> Port:
+    shape = tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape())
+    return Port(_name(port), shape, port.get_element_type().to_dtype())
+
+
+def _name(port: Any) -> str:
+    """The name in the ONNX file. The port's own names are a set: those of fused casts are among them."""
+    name: str = port.get_node().get_friendly_name()
+    return name.removesuffix("/sink_port_0")
+
+
+def _reason(error: Exception) -> str:
+    """The runtime's message in one line, without where in its source it comes from."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return " ".join(telling or lines) or type(error).__name__

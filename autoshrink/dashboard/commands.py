@@ -1,0 +1,84 @@
+"""The commands that a report shows: the one that made the study, and those that come next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoshrink.records import StudyFolder, StudyMeta
+from autoshrink.types import Limits
+
+RESULTS = "results"
+
+
+def search_command(meta: StudyMeta) -> str:
+    """The `autoshrink search` that asks for this study.
+
+    A task or a target from a file is named without its folder. Limits are named where all targets share them.
+    """
+    arguments = ["autoshrink", "search", Path(meta.task).name]
+    for target in meta.targets:
+        arguments += ["--target", target]
+    arguments += ["--space", meta.space.name]
+    if meta.trials is not None:
+        arguments += ["--trials", str(meta.trials)]
+    if meta.time_limit_s is not None:
+        arguments += ["--time", f"{meta.time_limit_s:g}s"]
+    limits = {target.limits for target in meta.targets.values()}
+    if len(limits) == 1:
+        arguments += limit_options(limits.pop())
+    return shlex.join([*arguments, "--seed", str(meta.seed), "--study", meta.name])
+
+
+def next_commands(study: StudyFolder, target: str, limits: Limits) -> list[tuple[str, str]]:
+    """(What it does, command) of what a user does with a front."""
+    name, where = study.meta.name, _where(study)
+    package = "package" if len(study.meta.targets) == 1 else f"package-{target}"
+    options = limit_options(limits) or ["--max-drop", "1%"]
+    return [
+        (
+            "Write the chosen trial as a package for the device",
+            shlex.join(["autoshrink", "pick", name, *where, "--target", target, *options, "--out", package]),
+        ),
+        (
+            "Check the package on the device: hashes, outputs, latency",
+            shlex.join(["autoshrink", "verify", package]),
+        ),
+        (
+            "Search on, with more trials",
+            shlex.join(["autoshrink", "resume", name, *where, "--trials", str(2 * (study.meta.trials or 24))]),
+        ),
+    ]
+
+
+def resume_command(study: StudyFolder) -> str:
+    """The command that goes on with the study."""
+    return shlex.join(["autoshrink", "resume", study.meta.name, *_where(study)])
+
+
+def limit_options(limits: Limits) -> list[str]:
+    """Limits as options of the command line."""
+    options: list[str] = []
+    if limits.latency_ms is not None:
+        options += ["--max-latency", f"{limits.latency_ms:g}ms"]
+    if limits.size_bytes is not None:
+        options += ["--max-size", _size(limits.size_bytes)]
+    if limits.drop is not None:
+        options += ["--max-drop", f"{100 * limits.drop:g}%"]
+    return options
+
+
+def _size(size: int) -> str:
+    for unit, factor in (("MB", 10**6), ("kB", 10**3)):
+        if size % (factor // 100) == 0 and size >= factor:
+            return f"{size / factor:g}{unit}"
+    return f"{size}B"
+
+
+def _where(study: StudyFolder) -> Sequence[str]:
+    folder = study.path.resolve().parent
+    here = Path.cwd().resolve()
+    if folder == here / RESULTS:
+        return ()
+    return ("--results", str(folder.relative_to(here) if folder.is_relative_to(here) else folder))

@@ -1,0 +1,219 @@
+"""Figures of one target, made from its records: the hypervolume over the trials, and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+import numpy as np
+import plotly.graph_objects as go
+
+from autoshrink.dashboard.formatting import METRIC_NAME, Metric, speed_up, speed_up_interval
+from autoshrink.dashboard.palette import Palette
+from autoshrink.dashboard.tables import baseline_of
+from autoshrink.search.front import hypervolume, non_dominated, objectives
+from autoshrink.search.words import describe, human_bytes, human_ms, human_seconds
+from autoshrink.types import Interval, Limits, Outcome, Recipe, TrialRecord
+
+TOLERATED = 0.05
+"""The loss, as a share of the baseline's metric, at which a trial is worth nothing when the target sets no limit."""
+BASELINE = "fp32 baseline"
+LEAST_SHARE = 0.005
+"""Share of all time that a stage must take to get a colour of its own."""
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+STAGES = ("prune", "finetune", "export", "quantize", "prepare", "compile", "audit", "measure", "evaluate", "score")
+"""In the order of a trial; stages that are not named here come before `export`, `other` is the last."""
+
+
+def family(recipe: Recipe) -> str:
+    """The techniques of a recipe without their settings, as `prune + int8`; fine-tuning goes with what it mends."""
+    names = [
+        recipe.precision.partition("_")[0] if stage.technique == "quantize" else stage.technique
+        for stage in recipe.stages
+        if stage.technique != "finetune" or len(recipe.stages) == 1
+    ]
+    return " + ".join(names) or BASELINE
+
+
+def families(records: Iterable[TrialRecord]) -> list[str]:
+    """The families of the measured recipes, sorted, so that the targets of a study share their colours."""
+    return sorted({family(record.recipe) for record in records if record.is_measured} - {BASELINE})
+
+
+def hover(record: TrialRecord, metric: Metric) -> str:
+    """Everything about a trial, for plotly's hover box."""
+    lines = [f"<b>trial {record.number}</b>  {escape(describe(record.recipe))}"]
+    if record.val is not None:
+        lines.append(f"{METRIC_NAME} on val {metric.value(record.val.value)} {_interval(record.val.ci, metric)}")
+    if record.test is not None:
+        lines.append(f"{METRIC_NAME} on test {metric.value(record.test.value)} {_interval(record.test.ci, metric)}")
+    if record.recipe.stages and record.drop is not None and record.drop_ci is not None:
+        lines.append(f"{metric.change(record.drop)} {metric.change_interval(record.drop_ci)} against the baseline, val")
+    if record.latency is not None:
+        latency = record.latency
+        lines.append(f"{human_ms(latency.ms)}, {speed_up(latency.ratio)} {speed_up_interval(latency.ratio_ci)}")
+        if not latency.stable:
+            lines.append("latency wider than the target asks")
+    if record.artifact is not None:
+        lines.append(human_bytes(record.artifact.size_bytes))
+    if record.audit is not None:
+        lines.append(f"{record.audit.int8_layers} of {len(record.audit.layers)} layers in int8")
+    if record.agreement_db is not None:
+        lines.append(f"agrees with the float model to {record.agreement_db:.0f} dB")
+    if record.reason:
+        lines.append(f"{record.outcome.value}: {escape(record.reason[:120])}")
+    return "<br>".join(lines)
+
+
+def _interval(interval: Interval, metric: Metric) -> str:
+    return f"[{metric.number(interval.low)}, {metric.number(interval.high)}]"
+
+
+def lay_out(figure: go.Figure, palette: Palette, height: int) -> None:
+    """Fonts, margins, grid and legend as all figures of the report have them."""
+    axis = {
+        "gridcolor": palette.grid,
+        "zerolinecolor": palette.grid,
+        "linecolor": palette.grid,
+        "tickfont": {"color": palette.muted},
+        "automargin": True,
+    }
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 12, "r": 12, "t": 30, "b": 12},
+        font={"family": FONT, "size": 13, "color": palette.ink},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0, "itemsizing": "constant"},
+        hoverlabel={
+            "bgcolor": palette.surface,
+            "bordercolor": palette.muted,
+            "align": "left",
+            "font": {"family": FONT, "color": palette.ink},
+        },
+        hovermode="closest",
+        dragmode="zoom",
+    )
+    figure.update_xaxes(axis)
+    figure.update_yaxes(axis)
+
+
+def progress(records: Sequence[TrialRecord], limits: Limits) -> list[float]:
+    """The hypervolume of the feasible trials after each of `records`; empty without a measured baseline.
+
+    A trial is a point of (loss, latency, size) relative to the baseline, where the loss counts from 0 at the
+    baseline's metric to 1 at the limit of the drop (or at `TOLERATED`). The volume is that between these points and
+    (1, 1, 1): 0 is the baseline, 1 would be a model without loss that takes no time and no space.
+    """
+    baseline = baseline_of(records)
+    if baseline is None or baseline.val is None or not baseline.is_measured:
+        return []
+    scale = objectives([baseline])[0]
+    worst = limits.drop or TOLERATED * abs(baseline.val.value) or 1.0
+    points, volume, volumes = np.empty((0, 3)), 0.0, []
+    for record in records:
+        if record.outcome is Outcome.COMPLETE and record.is_measured and record is not baseline:
+            point = objectives([record])[0]
+            scaled = np.array([max(0.0, point[0] - scale[0]) / worst, point[1], point[2] / max(scale[2], 1.0)])
+            grown = np.vstack([points, scaled])
+            # The volume takes a while to compute, so only of the points that count, and only where they change.
+            kept = non_dominated(grown)
+            if kept[-1]:
+                points = grown[kept]
+                volume = hypervolume(points, np.ones(3))
+        volumes.append(volume)
+    return volumes
+
+
+def progress_figure(records: Sequence[TrialRecord], limits: Limits, palette: Palette) -> go.Figure | None:
+    """`progress` as a step line, with a mark for each trial by its outcome; None with fewer than two trials."""
+    metric, volumes = Metric.of(records), progress(records, limits)
+    if len(volumes) < 2:
+        return None
+    numbers = [record.number for record in records]
+    figure = go.Figure(
+        go.Scatter(
+            x=numbers[: len(volumes)],
+            y=volumes,
+            mode="lines",
+            line={"shape": "hv", "color": palette.series[0], "width": 2},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    )
+    symbols = {"complete": "circle", "infeasible": "x-thin", "rejected": "circle-open", "stopped": "square-open"}
+    for outcome in Outcome:
+        chosen = [(volume, r) for volume, r in zip(volumes, records, strict=False) if r.outcome is outcome]
+        if not chosen:
+            continue
+        colour = palette.series[0] if outcome is Outcome.COMPLETE else palette.limit
+        colour = palette.muted if outcome is Outcome.REJECTED else colour
+        figure.add_trace(
+            go.Scatter(
+                x=[record.number for _, record in chosen],
+                y=[volume for volume, _ in chosen],
+                mode="markers",
+                name=outcome.value,
+                marker={
+                    "symbol": symbols.get(outcome.value, "diamond"),
+                    "size": 8,
+                    "color": colour,
+                    "line": {"color": colour, "width": 1.8},
+                },
+                text=[f"{hover(record, metric)}<br>hypervolume {volume:.3f}" for volume, record in chosen],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    lay_out(figure, palette, height=320)
+    figure.update_xaxes(title="trial", tickformat="d")
+    figure.update_yaxes(title="hypervolume", rangemode="tozero")
+    return figure
+
+
+def stage_seconds(records: Iterable[TrialRecord]) -> dict[str, float]:
+    """Wall seconds of each stage over `records`, in the order of a trial."""
+    totals: dict[str, float] = {}
+    for record in records:
+        for stage, seconds in record.seconds.items():
+            totals[stage] = totals.get(stage, 0.0) + seconds
+    return dict(sorted(totals.items(), key=lambda item: _place(item[0])))
+
+
+def _place(stage: str) -> tuple[int, str]:
+    if stage in STAGES:
+        return STAGES.index(stage), stage
+    return (len(STAGES), stage) if stage == "other" else (1, stage)
+
+
+def time_figure(records: Sequence[TrialRecord], palette: Palette) -> go.Figure | None:
+    """Seconds of each trial by stage, stacked, small stages in `other`; None when no time was recorded."""
+    totals = stage_seconds(records)
+    whole = sum(totals.values())
+    if whole <= 0:
+        return None
+    shown = [stage for stage, seconds in totals.items() if stage != "other" and seconds >= LEAST_SHARE * whole]
+    colours = palette.colours(shown)
+    figure = go.Figure()
+    for stage in [*shown, "other"]:
+        if stage == "other":
+            seconds = [sum(s for name, s in r.seconds.items() if name not in shown) for r in records]
+        else:
+            seconds = [r.seconds.get(stage, 0.0) for r in records]
+        share = f"{sum(seconds) / whole:.0%}".replace("%", " %")
+        figure.add_trace(
+            go.Bar(
+                x=[record.number for record in records],
+                y=seconds,
+                name=f"{escape(stage)} {share}",
+                marker={"color": colours.get(stage, palette.muted), "line": {"width": 0}},
+                text=[human_seconds(value) if value >= 1 else f"{value:.2f} s" for value in seconds],
+                textposition="none",
+                hovertemplate=f"trial %{{x}}, {escape(stage)}: %{{text}}<extra></extra>",
+            )
+        )
+    lay_out(figure, palette, height=320)
+    figure.update_layout(barmode="stack", bargap=0.15)
+    figure.update_xaxes(title="trial", tickformat="d")
+    figure.update_yaxes(title="seconds")
+    return figure

@@ -1,0 +1,123 @@
+"""The HTML report of a study: one file that works offline and asks nothing of any network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from autoshrink.dashboard.figures import families, progress_figure, time_figure
+from autoshrink.dashboard.front_figure import LATENCY, SIZE, front_figure
+from autoshrink.dashboard.markup import Markup, element
+from autoshrink.dashboard.palette import DARK, LIGHT, recoloured
+from autoshrink.dashboard.report_sections import body_of
+from autoshrink.errors import ConfigError
+from autoshrink.records import StudyFolder, StudyMeta
+from autoshrink.types import Target, TrialRecord
+
+_HERE = Path(__file__).parent
+
+Records = Mapping[str, Sequence[TrialRecord]]
+
+
+def write_report(study: StudyFolder, out: Path) -> Path:
+    """Writes the report of a study, finished or not, to the HTML file `out`; gives `out`.
+
+    Everything that comes from the records is escaped, and the page's content security policy lets no script run but
+    the page's own and lets nothing be fetched.
+
+    Raises:
+        ConfigError: a record cannot be read, or `out` cannot be written.
+    """
+    records = {target: study.records(target) for target in study.meta.targets}
+    page = _page(study, records)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(out)
+    except OSError as error:
+        raise ConfigError(
+            [f"{out}: cannot be written ({error.strerror or error}); name another file with --out"]
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return out
+
+
+def _page(study: StudyFolder, records: Records) -> str:
+    meta = study.meta
+    scripts = [_file_text("report.js")]
+    figures = _figures(meta, records)
+    if figures:
+        scripts.insert(0, get_plotlyjs())
+    policy = "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {' '.join(_hash(script) for script in scripts)}",
+            "style-src 'unsafe-inline'",
+            "img-src data: blob:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", f"{meta.name}: autoshrink study"),
+        element("style", Markup(_file_text("report.css"))),
+    )
+    body = element(
+        "body",
+        body_of(study, records, figures),
+        element("script", Markup(_themes_json(figures)), type="application/json", id="figures"),
+        [element("script", Markup(script)) for script in scripts],
+    )
+    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+
+
+def _file_text(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _figures(meta: StudyMeta, records: Records) -> dict[str, str]:
+    """Id of the element -> figure as JSON, for a light page; those that the records give nothing for are left out."""
+    names = families(record for of_target in records.values() for record in of_target)
+    return {
+        f"{kind}-{place}": figure.to_json()
+        for place, (target, profile) in enumerate(meta.targets.items())
+        for kind, figure in _target_figures(records[target], profile, LIGHT.colours(names)).items()
+        if figure is not None
+    }
+
+
+def _target_figures(
+    records: Sequence[TrialRecord], target: Target, colours: Mapping[str, str]
+) -> dict[str, go.Figure | None]:
+    return {
+        "front": front_figure(records, target.limits, LIGHT, colours, LATENCY),
+        "size": front_figure(records, target.limits, LIGHT, colours, SIZE),
+        "progress": progress_figure(records, target.limits, LIGHT),
+        "time": time_figure(records, LIGHT),
+    }
+
+
+def _themes_json(figures: Mapping[str, str]) -> str:
+    light = f"{{{','.join(f'{json.dumps(name)}:{figure}' for name, figure in figures.items())}}}"
+    text = f'{{"light":{light},"dark":{recoloured(light, LIGHT, DARK)}}}'
+    # Nothing in the text may end the script element that holds it.
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,0 +1,248 @@
+"""torch -> ONNX with a fixed batch, and the proof that the ONNX file computes what the torch model computes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoshrink.agreement import sqnr_db
+from autoshrink.errors import ConfigError, StageError
+from autoshrink.export_errors import STAGE, model_fails, not_traceable, not_translatable, wrapped_name
+from autoshrink.onnx_graph import (
+    PROTOBUF_LIMIT,
+    fixed_batches,
+    pool_spatial_means,
+    quiet_session,
+    run,
+    too_large,
+    write_onnx,
+)
+from autoshrink.task import call
+from autoshrink.tensors import as_tensors
+
+if TYPE_CHECKING:
+    from autoshrink.task import Array, Arrays, Task
+
+OPSET = 20
+"""The first with Gelu as one operator. ONNX Runtime 1.31 refused some symmetric 8-bit products of opset 21."""
+
+AGREEMENT_DB = 60.0
+"""The least agreement of the ONNX file with torch; two float32 libraries agree to 100 dB and more."""
+
+PARITY_SAMPLES = 32
+
+EXPORTER_LOGGERS = (
+    "torch.onnx._internal.exporter._registration",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch._subclasses.fake_tensor",
+    "torch.export",
+)
+
+
+def export_onnx(model: nn.Module, task: Task, batch: int, out: Path) -> dict[str, Any]:
+    """Writes `model` in evaluation mode as one ONNX file with `batch` rows a call, and checks it against torch.
+
+    Batch normalisation is folded into the layer before it, means over all spatial axes become GlobalAveragePool, nodes
+    bear the names of their layers. Equal models give equal bytes, and nothing in the file tells where it was made. The
+    model is not changed, its training modes included.
+
+    Args:
+        model: takes the task's inputs by position; float32.
+        task: gives the names, the example and the calibration samples that parity is checked on.
+        batch: rows of each call, fixed in the file.
+        out: the file that is written.
+
+    Returns:
+        `agreement_db`: output name -> signal to noise against torch, decibel (`inf`: equal); `max_abs`: output name ->
+        largest absolute difference; `opset`.
+
+    Raises:
+        StageError: the model fails on its example, cannot be traced or written as ONNX (names layer and operator), is
+            over 2 GB, or disagrees with torch.
+        ConfigError: the model returns other outputs than the task names.
+    """
+    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    if weights > PROTOBUF_LIMIT:
+        raise StageError(STAGE, too_large(weights))
+    example = next(fixed_batches(task.example_inputs, batch))
+    with _evaluating(model), torch.no_grad():
+        _try_torch(model, task, example)
+        write_onnx(_to_onnx(model, task, example), out, STAGE)
+        agreement_db, max_abs = _parity(model, task, batch, out)
+    for name, decibel in agreement_db.items():
+        if not decibel >= AGREEMENT_DB:
+            raise StageError(
+                STAGE,
+                f"output {name!r} of the ONNX file agrees with torch to {decibel:.1f} dB (largest difference "
+                f"{max_abs[name]:.3g}); it must be {AGREEMENT_DB:.0f} dB or more.\n"
+                "Look for randomness in evaluation mode, a state kept between calls, or a layer that works in float64.",
+            )
+    return {"agreement_db": agreement_db, "max_abs": max_abs, "opset": OPSET}
+
+
+def _try_torch(model: nn.Module, task: Task, example: Arrays) -> None:
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        _run_torch(model, example, tuple(task.outputs))
+    except ConfigError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in example.items())
+        raise model_fails(model, error, shapes) from error
+    changed = [(name, buffer) for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])]
+    for name, buffer in changed:
+        buffer.copy_(before[name])
+    if changed:
+        raise StageError(
+            STAGE,
+            f"the model changes its buffers {', '.join(repr(name) for name, _ in changed)} at a call in evaluation "
+            "mode; a compiled model keeps nothing between calls.\n"
+            "Update them in training mode only, or make them inputs and outputs.",
+        )
+
+
+class _Named(nn.Module):
+    """A model that returns its outputs as a tuple in the task's order."""
+
+    def __init__(self, model: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = inputs
+        self.outputs = outputs
+
+    def forward(self, *arrays: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(call(self.model, dict(zip(self.inputs, arrays, strict=True)), self.outputs).values())
+
+
+def _to_onnx(model: nn.Module, task: Task, example: Arrays) -> Any:
+    inputs, outputs = tuple(task.example_inputs), tuple(task.outputs)
+    wrapper = _Named(model, inputs, outputs).eval()
+    tensors = tuple(_tensors(model, example).values())
+    with _quiet():
+        try:
+            traced = torch.export.export(wrapper, tensors, strict=False)
+        except Exception as error:
+            raise not_traceable(model, error) from error
+        try:
+            program: Any = torch.onnx.export(
+                traced,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=inputs,
+                output_names=outputs,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:
+            raise not_translatable(error) from error
+        _name_by_layer(program.model)
+        proto = program.model_proto
+    pool_spatial_means(proto)
+    return proto
+
+
+def _name_by_layer(model: Any) -> None:
+    """Names each node `layer/operator` and each value after its node, in place of the exporter's numbers."""
+    fixed = {*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()}
+    taken = {value.name for value in fixed}
+    for initializer in list(model.graph.initializers.values()):
+        name = initializer.name.removeprefix("model.")
+        if name not in taken:
+            taken.add(name)
+            initializer.name = name
+    for node in model.graph.all_nodes():
+        # The innermost module is the one before last: `: Wrapper/model: Net/model.fc: Linear/linear: aten.linear`.
+        scopes = [part.partition(":")[0] for part in node.metadata_props.get("namespace", "").split("/")]
+        layer = wrapped_name(scopes[-2]) if len(scopes) > 1 else ""
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        # A folded normalisation leaves its own name on the convolution; the weight still has the convolution's.
+        if weight is not None and weight.is_initializer():
+            if weight.name.endswith(".weight"):
+                layer = weight.name.removesuffix(".weight")
+            elif layer and node.op_type == "MatMul" and f"{layer}.weight" not in taken:
+                # The exporter transposed the weight of a linear layer and gave it a number for a name.
+                weight.name = f"{layer}.weight"
+                taken.add(weight.name)
+        stem = f"{layer}/{node.op_type}" if layer else node.op_type
+        name, number = stem, 1
+        while name in taken:
+            number += 1
+            name = f"{stem}_{number}"
+        taken.add(name)
+        node.name = name
+        for index, value in enumerate(node.outputs):
+            if value not in fixed:
+                value.name = f"{name}:{index}" if index else name
+
+
+def _parity(model: nn.Module, task: Task, batch: int, out: Path) -> tuple[dict[str, float], dict[str, float]]:
+    session = quiet_session(out)
+    samples = {
+        name: np.concatenate([example, task.calibration[name][:PARITY_SAMPLES]])
+        for name, example in task.example_inputs.items()
+    }
+    expected: dict[str, list[Array]] = {name: [] for name in task.outputs}
+    actual: dict[str, list[Array]] = {name: [] for name in task.outputs}
+    for rows in fixed_batches(samples, batch):
+        results = run(session, rows)
+        for name, reference in _run_torch(model, rows, tuple(task.outputs)).items():
+            expected[name].append(reference)
+            actual[name].append(results[name])
+    decibel, largest = {}, {}
+    for name in task.outputs:
+        reference, other = np.stack(expected[name]), np.stack(actual[name])
+        decibel[name] = sqnr_db(reference, other)
+        difference = np.abs(reference.astype(np.float64) - other.astype(np.float64))
+        largest[name] = float(difference.max()) if difference.size else 0.0
+    return decibel, largest
+
+
+def _run_torch(model: nn.Module, inputs: Arrays, outputs: tuple[str, ...]) -> dict[str, Array]:
+    return {name: value.cpu().numpy() for name, value in call(model, _tensors(model, inputs), outputs).items()}
+
+
+def _tensors(model: nn.Module, inputs: Arrays) -> dict[str, torch.Tensor]:
+    first = next(model.parameters(), None)
+    return as_tensors(inputs, "cpu" if first is None else first.device)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the exporter: its progress, its loggers, its own warnings; errors still come as exceptions."""
+    loggers = [logging.getLogger(name) for name in EXPORTER_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.|contextlib")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

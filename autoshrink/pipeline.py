@@ -1,0 +1,288 @@
+"""The pipeline: a recipe's stages in order, each looked up in the stage cache by what it was made from, else made.
+
+The key of a stage holds the key of the one before it, so equal beginnings of recipes are made once, over trials,
+targets and studies. A cached stage in the middle is never loaded when a later one is there.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from autoshrink.backends.base import installed_version
+from autoshrink.cache import CACHE_VARIABLE, StageCache
+from autoshrink.errors import StageError
+from autoshrink.fingerprints import model_fingerprint
+from autoshrink.module_files import Step, load_module, save_module
+from autoshrink.task import Arrays, Task, call
+from autoshrink.techniques import get_technique
+from autoshrink.techniques.base import Context, GraphTechnique, ModuleTechnique, Technique
+from autoshrink.tensors import as_tensors
+from autoshrink.types import Recipe, Settings, Target, content_key
+
+LOOKUP = "cache"
+"""The entry of `Built.seconds` for finding, checking and loading what was there."""
+EXPORT = "export"
+EXPORT_VERSION = 1
+"""Raised when the export writes another file of the same model: it is part of the cache's key."""
+MODEL_FILE = "model.onnx"
+PARITY_FILE = "parity.json"
+ROWS = 64
+"""Samples of one call of `float_outputs`."""
+
+Listener = Callable[[str, int, int], None]
+"""Told (stage, steps done, steps in all); (stage, 0, 0) when a stage begins."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a recipe became.
+
+    Attributes:
+        model_onnx: after every stage.
+        float_onnx: after the module stages only; the same file when no stage works on the graph.
+        key: of `model_onnx`, by content: 64 hex digits.
+        seconds: stage -> wall seconds of making it; `cache` -> those of looking up and loading what was there.
+        reused: the stages that were not made this time, in order.
+    """
+
+    model_onnx: Path
+    float_onnx: Path
+    key: str
+    seconds: Mapping[str, float]
+    reused: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage of a recipe on a target; `settings` are resolved, `key` names its result."""
+
+    technique: Technique
+    settings: Mapping[str, Any]
+    key: str
+
+
+@dataclass
+class _Work:
+    """What one run made, and how long that took."""
+
+    listen: Listener
+    began: float = field(default_factory=time.monotonic)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def making(self, stage: str) -> Iterator[None]:
+        """Times a stage that has to be made."""
+        self.listen(stage, 0, 0)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = time.monotonic() - began
+
+    def finished(self) -> dict[str, float]:
+        """Seconds by stage; what no stage took was spent on lookups."""
+        return {**self.seconds, LOOKUP: time.monotonic() - self.began - sum(self.seconds.values())}
+
+
+class Pipeline:
+    """Runs recipes of one task. Fingerprints and the trained model are read once; results are kept in `cache`.
+
+    Args:
+        task: is not changed while the pipeline lives.
+        cache: shared with other processes.
+        seed: of everything random.
+    """
+
+    def __init__(self, task: Task, cache: StageCache, seed: int) -> None:
+        self._task = task
+        self._cache = cache
+        self._seed = seed
+        self._root = ""
+        self._trained: nn.Module | None = None
+        self._fingerprints: dict[str, str] = {}
+        self._latest: tuple[str, nn.Module] | None = None
+
+    def run(self, recipe: Recipe, target: Target, progress: Listener) -> Built:
+        """The ONNX files of a recipe, made where they are not in the cache.
+
+        Raises:
+            StageError: a technique cannot treat the model; the export fails; the cache cannot be written.
+        """
+        work = _Work(progress)
+        module_stages, graph_stages = self._stages(recipe, target)
+        float_key = self._float_key(module_stages, target)
+        entry = self._cache.get(float_key)
+        if entry is None:
+            model = self._module(module_stages, work)
+            entry = self._make(float_key, EXPORT, partial(self._export, model, target, work))
+        float_onnx = entry / MODEL_FILE
+        key, model_onnx = float_key, float_onnx
+        for stage in graph_stages:
+            key = stage.key
+            name = stage.technique.name
+            model_onnx = self._make(key, name, partial(self._transform, stage, model_onnx, work)) / MODEL_FILE
+        names = [stage.technique.name for stage in module_stages + graph_stages]
+        names.insert(len(module_stages), EXPORT)
+        reused = tuple(name for name in names if name not in work.seconds)
+        return Built(model_onnx, float_onnx, key, work.finished(), reused)
+
+    def module(self, recipe: Recipe, target: Target) -> nn.Module:
+        """The torch model after the module stages, in eval mode; not to be changed.
+
+        Raises:
+            StageError: as `run`.
+        """
+        return self._module(self._stages(recipe, target)[0], _Work(lambda _stage, _done, _total: None))
+
+    def float_outputs(self, recipe: Recipe, target: Target, inputs: Arrays) -> dict[str, npt.NDArray[np.float32]]:
+        """The outputs of `module` for samples: input name -> [N, ...] gives output name -> float32 [N, ...].
+
+        Raises:
+            StageError: as `run`.
+        """
+        model = self.module(recipe, target)
+        names = tuple(self._task.outputs)
+        pieces: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in names}
+        count = len(next(iter(inputs.values())))
+        with torch.no_grad():
+            for start in range(0, count, ROWS):
+                rows = {name: array[start : start + ROWS] for name, array in inputs.items()}
+                for name, output in call(model, as_tensors(rows), names).items():
+                    pieces[name].append(output.float().numpy())
+        return {name: np.concatenate(arrays) for name, arrays in pieces.items()}
+
+    def _stages(self, recipe: Recipe, target: Target) -> tuple[list[_Stage], list[_Stage]]:
+        """The stages that work on the module and those that work on the graph, with their keys."""
+        if not self._root:
+            self._root = content_key(["model", model_fingerprint(self._task), torch.__version__])
+        key = self._root
+        module_stages: list[_Stage] = []
+        graph_stages: list[_Stage] = []
+        for spec in recipe.stages:
+            technique, settings = get_technique(spec.technique), dict(spec.settings)
+            if technique.is_off(settings):
+                continue
+            if isinstance(technique, GraphTechnique):
+                if not graph_stages:
+                    key = self._float_key(module_stages, target)
+                key = self._key(key, technique, settings, target, ("onnx", "onnxruntime"))
+                graph_stages.append(_Stage(technique, technique.resolve(settings, target), key))
+            elif graph_stages:
+                before = graph_stages[-1].technique.name
+                reason = f"stands after {before}, which works on the exported graph; put it before"
+                raise StageError(technique.name, reason)
+            else:
+                key = self._key(key, technique, settings, target, ("torch", "torch-pruning"))
+                module_stages.append(_Stage(technique, technique.resolve(settings, target), key))
+        return module_stages, graph_stages
+
+    def _key(
+        self, before: str, technique: Technique, settings: Settings, target: Target, packages: tuple[str, ...]
+    ) -> str:
+        name = technique.name
+        if name not in self._fingerprints:
+            self._fingerprints[name] = technique.fingerprint(self._task)
+        resolved = technique.resolve(settings, target)
+        versions = [installed_version(package) for package in packages]
+        return content_key([before, name, technique.version, resolved, self._fingerprints[name], self._seed, versions])
+
+    def _float_key(self, module_stages: Sequence[_Stage], target: Target) -> str:
+        before = module_stages[-1].key if module_stages else self._root
+        versions = [installed_version(package) for package in ("torch", "onnx", "onnxscript")]
+        # The export's file differs with the names and dtypes of the inputs, not with their values.
+        inputs = [[name, array.dtype.str, list(array.shape)] for name, array in self._task.example_inputs.items()]
+        return content_key([before, EXPORT, EXPORT_VERSION, inputs, list(self._task.outputs), target.batch, versions])
+
+    def _trained_model(self) -> nn.Module:
+        if self._trained is None:
+            self._trained = self._task.model().eval()
+        return self._trained
+
+    def _module(self, stages: Sequence[_Stage], work: _Work) -> nn.Module:
+        """The model after `stages`, from the longest beginning of them that is in the cache."""
+        if not stages:
+            return self._trained_model()
+        if self._latest is not None and self._latest[0] == stages[-1].key:
+            return self._latest[1]
+        model, steps = self._trained_model(), list[Step]()
+        done = 0
+        for count in range(len(stages), 0, -1):
+            folder = self._cache.get(stages[count - 1].key)
+            if folder is not None:
+                model, steps = self._load(folder)
+                done = count
+                break
+        for stage in stages[done:]:
+            model, steps = self._apply(stage, model, steps, work)
+        self._latest = (stages[-1].key, model)
+        return model
+
+    def _apply(self, stage: _Stage, model: nn.Module, steps: list[Step], work: _Work) -> tuple[nn.Module, list[Step]]:
+        technique = stage.technique
+        made: list[tuple[nn.Module, list[Step]]] = []
+
+        def make(folder: Path) -> None:
+            if not isinstance(technique, ModuleTechnique):
+                raise TypeError(f"{technique.name} does not work on a module")
+            with work.making(technique.name):
+                result, structure = technique.apply(model, stage.settings, self._context(technique.name, work))
+                result = result.eval()
+                made.append((result, [*steps, Step(technique.name, structure)]))
+                save_module(folder, *made[0])
+
+        folder = self._make(stage.key, technique.name, make)
+        # Not made here: another process was faster.
+        return made[0] if made else self._load(folder)
+
+    def _load(self, folder: Path) -> tuple[nn.Module, list[Step]]:
+        return load_module(folder, copy.deepcopy(self._trained_model()), self._task)
+
+    def _export(self, model: nn.Module, target: Target, work: _Work, folder: Path) -> None:
+        from autoshrink.export import export_onnx
+
+        with work.making(EXPORT):
+            parity = export_onnx(model, self._task, target.batch, folder / MODEL_FILE)
+            (folder / PARITY_FILE).write_text(json.dumps(parity))
+
+    def _transform(self, stage: _Stage, source: Path, work: _Work, folder: Path) -> None:
+        technique = stage.technique
+        if not isinstance(technique, GraphTechnique):
+            raise TypeError(f"{technique.name} does not work on a graph")
+        with work.making(technique.name):
+            technique.transform(source, folder / MODEL_FILE, stage.settings, self._context(technique.name, work))
+
+    def _context(self, stage: str, work: _Work) -> Context:
+        return Context(self._task, self._trained_model, self._seed, partial(work.listen, stage), self._cache)
+
+    def _make(self, key: str, stage: str, make: Callable[[Path], None]) -> Path:
+        """The cache's folder of `key`.
+
+        Raises:
+            StageError: it cannot be written.
+        """
+        try:
+            return self._cache.get_or_make(key, stage, make)[0]
+        except OSError as error:
+            if error.filename is not None and not Path(error.filename).is_relative_to(self._cache.root):
+                raise
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            way_out = "free some (`autoshrink cache --trim` helps)" if full else "make that folder writable"
+            raise StageError(
+                "cache",
+                f"the result of {stage} cannot be written under {self._cache.root}: "
+                f"{(error.strerror or str(error)).lower()}; {way_out}, or set {CACHE_VARIABLE} to another folder",
+            ) from error

@@ -1,0 +1,149 @@
+"""What a person sees while a search runs: trial, stage, best so far, time left."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from autoshrink.search.space import Removal
+from autoshrink.search.words import describe, human_bytes, human_ms, human_seconds
+from autoshrink.types import Outcome, Recipe, TrialRecord
+
+RECENT = 6
+WORTHY_DROP = 0.01
+"""The best so far is the fastest that loses at most one point."""
+
+_COLOURS = {Outcome.COMPLETE: "green", Outcome.INFEASIBLE: "yellow", Outcome.REJECTED: "yellow", Outcome.FAILED: "red"}
+
+
+class Progress:
+    """A live display on a terminal, one line a trial elsewhere.
+
+    It is redrawn only when something happened, never by a clock: a thread that ticks would disturb the measurement.
+    """
+
+    def __init__(self, console: Console, study: str, planned: int | None, time_limit_s: float | None) -> None:
+        self._console = console
+        self._study = study
+        self._planned = planned
+        self._time_limit = time_limit_s
+        self._began = time.monotonic()
+        self._first_count: int | None = None
+        self._finished = 0
+        self._now = Text("preparing")
+        self._stage = ""
+        self._drawn = 0.0
+        self._recent: deque[TrialRecord] = deque(maxlen=RECENT)
+        self._baselines: dict[str, TrialRecord] = {}
+        self._best: dict[str, TrialRecord] = {}
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def removed(self, target: str, removals: Iterable[Removal]) -> None:
+        """Says what a target's space was relieved of."""
+        for removal in removals:
+            self.say(f"{target}: left out {removal.what}: {removal.why}")
+
+    def begin(self, target: str, number: int, recipe: Recipe) -> None:
+        """A trial begins."""
+        self._now = Text.assemble((target, "bold"), f"  trial {number}  ", (describe(recipe), "cyan"))
+        self._stage = ""
+        self._draw(force=True)
+
+    def stage(self, stage: str, done: int, total: int) -> None:
+        """A stage of the trial begins, or has come so far."""
+        self._stage = f"{stage} {done}/{total}" if total else stage
+        self._draw(force=not total or done == total)
+
+    def end(self, record: TrialRecord, finished: int, planned: int | None) -> None:
+        """A trial ended."""
+        if self._first_count is None:
+            self._first_count = finished - 1
+        self._finished, self._planned = finished, planned
+        if record.number == 0:
+            self._baselines[record.target] = record
+        elif record.outcome is Outcome.COMPLETE and record.latency and (record.drop or 0) <= WORTHY_DROP:
+            best = self._best.get(record.target)
+            if best is None or best.latency is None or record.latency.ratio < best.latency.ratio:
+                self._best[record.target] = record
+        self._recent.append(record)
+        if self._live is None:
+            total = f"/{planned}" if planned else ""
+            self._console.print(f"[{finished}{total}] {self._line(record).plain}", highlight=False, soft_wrap=True)
+        self._draw(force=True)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(Text(text, style="dim"), soft_wrap=True)
+
+    def _draw(self, force: bool) -> None:
+        # Training reports every step; ten pictures a second are enough.
+        if self._live and (force or time.monotonic() - self._drawn > 0.1):
+            self._drawn = time.monotonic()
+            self._live.update(self._picture(), refresh=True)
+
+    def _picture(self) -> RenderableType:
+        elapsed = time.monotonic() - self._began
+        head = Table.grid(padding=(0, 2))
+        count = f"trial {self._finished} of {self._planned}" if self._planned else f"trial {self._finished}"
+        left = self._left(elapsed)
+        head.add_row(
+            Text(f"autoshrink  {self._study}", style="bold"),
+            count,
+            ProgressBar(total=self._planned or 1, completed=self._finished if self._planned else 0, width=28),
+            human_seconds(elapsed),
+            f"about {human_seconds(left)} left" if left is not None else "",
+        )
+        rows: list[RenderableType] = [head, Text("")]
+        rows.extend(self._line(record) for record in self._recent)
+        now = self._now.copy()
+        now.append(f"  {self._stage}", style="dim")
+        rows.extend([now, Text("")])
+        rows.extend(Text.assemble(("best so far  ", "bold"), self._line(record)) for record in self._best.values())
+        return Group(*rows)
+
+    def _left(self, elapsed: float) -> float | None:
+        done = self._finished - (self._first_count or 0)
+        if done < 2:
+            return None
+        by_trials = (self._planned - self._finished) * elapsed / done if self._planned else None
+        by_time = self._time_limit - elapsed if self._time_limit else None
+        known = [max(0.0, value) for value in (by_trials, by_time) if value is not None]
+        return min(known) if known else None
+
+    def _line(self, record: TrialRecord) -> Text:
+        line = Text.assemble(
+            (f"{record.outcome:<10} ", _COLOURS.get(record.outcome, "")),
+            f"{record.target} {record.number:>3}  ",
+            (describe(record.recipe), "cyan"),
+        )
+        baseline = self._baselines.get(record.target)
+        if record.is_measured and record.latency and record.artifact and record.val:
+            smaller = ""
+            if baseline and baseline.artifact:
+                smaller = f" ({baseline.artifact.size_bytes / record.artifact.size_bytes:.1f}x smaller)"
+            line.append(
+                f"  {record.val.value:.4f}  {human_ms(record.latency.ms)} ({1 / record.latency.ratio:.2f}x)"
+                f"  {human_bytes(record.artifact.size_bytes)}{smaller}"
+            )
+        if record.reason:
+            line.append(f"  {record.reason.splitlines()[0][:160]}", style="dim")
+        return line

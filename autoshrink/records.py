@@ -1,0 +1,214 @@
+"""The study's folder: what is kept of a search, as JSON files that are written atomically.
+
+results/<study>/
+    study.json                    what was asked for: task, targets, space, seed; and the machine
+    study.db                      the sampler's memory (Optuna); can be lost, the records cannot
+    <target>/trials/0007.json     one record a trial
+    <target>/trials/0007/         raw latency samples and the child's log
+    artifacts/<key>/              compiled files, shared by trials that came to the same bytes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import filelock
+from pydantic import TypeAdapter, ValidationError
+
+from autoshrink.errors import AutoshrinkError, ConfigError
+from autoshrink.types import Recipe, Space, Target, TrialRecord
+
+SCHEMA = 1
+STUDY_FILE = "study.json"
+
+
+@dataclass(frozen=True)
+class StudyMeta:
+    """What a study was asked to do.
+
+    Attributes:
+        name: also the folder's name.
+        task: what `load_task` takes: a built-in name or the absolute path of a file.
+        targets: target name -> profile, limits of the command line included.
+        space: as the user gave it; what a target cannot run is taken out of it anew at each start.
+        trials: trials a target; None is until the time is up or the space is used up.
+        time_limit_s: seconds for one run of the search; None is no limit.
+        machine: as `describe_machine` gave it when the study began.
+    """
+
+    name: str
+    task: str
+    targets: Mapping[str, Target]
+    space: Space
+    seed: int
+    trials: int | None
+    time_limit_s: float | None
+    created: str
+    autoshrink: str
+    machine: Mapping[str, Any]
+
+
+_META: TypeAdapter[StudyMeta] = TypeAdapter(StudyMeta)
+_RECORD: TypeAdapter[TrialRecord] = TypeAdapter(TrialRecord)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that a reader sees the old file or the new one, also after a crash."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w") as stream:
+            json.dump(value, stream, indent=1, allow_nan=False)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path, schema: int = SCHEMA) -> dict[str, Any]:
+    """A JSON object with a known `schema`.
+
+    Raises:
+        ConfigError: the file is missing, is no JSON object, or has a schema that this version does not know.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror or error}"]) from error
+    except ValueError as error:
+        raise ConfigError([f"{path}: is not JSON ({error}); restore it from a copy"]) from error
+    if not isinstance(value, dict) or value.get("schema") != schema:
+        found = value.get("schema") if isinstance(value, dict) else type(value).__name__
+        raise ConfigError(
+            [f"{path}:schema: {found}; this autoshrink reads {schema}; use the version of autoshrink that wrote it"]
+        )
+    return value
+
+
+class StudyFolder:
+    """Reads and appends to one study's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, meta: StudyMeta) -> StudyFolder:
+        """A new folder with `study.json` in it.
+
+        Raises:
+            ConfigError: there is a study already, or the folder cannot be written.
+        """
+        if (path / STUDY_FILE).exists():
+            raise ConfigError(
+                [f"{path}: there is a study of this name; `autoshrink resume {meta.name}` goes on with it, "
+                 "`--study NAME` starts another"]
+            )  # fmt: skip
+        try:
+            for target in meta.targets:
+                (path / target / "trials").mkdir(parents=True, exist_ok=True)
+            write_json(path / STUDY_FILE, {"schema": SCHEMA, **_META.dump_python(meta, mode="json")})
+        except OSError as error:
+            raise ConfigError(
+                [f"{path}: cannot be written ({error.strerror or error}); name another place with --results"]
+            ) from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> StudyFolder:
+        """An existing study.
+
+        Raises:
+            ConfigError: there is none; lists those that are there.
+        """
+        if not (path / STUDY_FILE).is_file():
+            others = sorted(p.parent.name for p in path.parent.glob(f"*/{STUDY_FILE}")) if path.parent.is_dir() else []
+            known = f"there are {', '.join(others)}" if others else "none was made yet"
+            raise ConfigError([f"{path}: there is no study here; {known}"])
+        return cls(path)
+
+    @cached_property
+    def meta(self) -> StudyMeta:
+        """What the study was asked to do."""
+        data = read_json(self.path / STUDY_FILE)
+        del data["schema"]
+        try:
+            return _META.validate_json(json.dumps(data))
+        except ValidationError as error:
+            raise ConfigError(
+                f"{self.path / STUDY_FILE}:{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
+            ) from error
+
+    def update(self, **changes: Any) -> None:
+        """Changes what `resume` may change: trials and time_limit_s."""
+        meta = replace(self.meta, **changes)
+        write_json(self.path / STUDY_FILE, {"schema": SCHEMA, **_META.dump_python(meta, mode="json")})
+        self.__dict__.pop("meta", None)
+
+    def trial_file(self, target: str, number: int) -> Path:
+        """The record's file."""
+        return self.path / target / "trials" / f"{number:04d}.json"
+
+    def trial_folder(self, target: str, number: int) -> Path:
+        """Where a trial's samples and log go."""
+        return self.path / target / "trials" / f"{number:04d}"
+
+    def write(self, record: TrialRecord) -> None:
+        """Appends a record, or replaces it (when the test split has been scored)."""
+        write_json(self.trial_file(record.target, record.number), record_to_json(record))
+
+    def records(self, target: str) -> list[TrialRecord]:
+        """Every trial of a target, by number.
+
+        Raises:
+            ConfigError: the study has no such target, or a record is of an unknown schema.
+        """
+        if target not in self.meta.targets:
+            raise ConfigError(
+                [f"--target: {target!r} is not in study {self.meta.name}; it has {', '.join(self.meta.targets)}"]
+            )
+        files = sorted((self.path / target / "trials").glob("[0-9]*.json"))
+        return [record_from_json(read_json(file), file) for file in files]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Held while a search runs, so that two never write one study.
+
+        Raises:
+            AutoshrinkError: another process holds it.
+        """
+        lock = filelock.FileLock(self.path / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise AutoshrinkError(
+                f"{self.path}: another search is running on this study; wait for it, stop it, or name another --study"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def record_to_json(record: TrialRecord) -> dict[str, Any]:
+    """A record as a JSON object, recipe in its readable form."""
+    return {"schema": SCHEMA, **_RECORD.dump_python(record, mode="json"), "recipe": record.recipe.to_json()}
+
+
+def record_from_json(data: Mapping[str, Any], source: Path) -> TrialRecord:
+    """The inverse of `record_to_json`; `source` is named in errors."""
+    fields = {name: value for name, value in data.items() if name != "schema"}
+    try:
+        fields["recipe"] = Recipe.from_json(fields["recipe"])
+        return _RECORD.validate_python(fields)
+    except ValidationError as error:
+        raise ConfigError(f"{source}:{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError([f"{source}:recipe: is not a list of stages ({error!r})"]) from error

@@ -1,0 +1,140 @@
+"""Optuna behind one small door: asks for recipes, is told records. The only import of optuna in the project."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from autoshrink.search.space import draw, enumerate_recipes, parameters_of
+from autoshrink.types import Dimension, Limits, Range, Recipe, Scalar, Space, TrialRecord
+
+DIRECTIONS: tuple[Literal["maximize", "minimize"], ...] = ("maximize", "minimize", "minimize")
+"""Of the metric, the latency ratio, and the bytes."""
+
+ASKS_BEFORE_DRAWING = 25
+"""How often the sampler may propose what is known before an unseen recipe is drawn at random."""
+
+ENUMERABLE = 20_000
+"""Spaces up to this many recipes are listed, so that a search knows when nothing is left."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A recipe to be tried, and Optuna's trial that must be told about it."""
+
+    recipe: Recipe
+    trial: optuna.Trial
+
+
+class Sampler:
+    """The sampler of one target.
+
+    The records are the truth and the database is the sampler's memory of them: it is filled anew from the records at
+    each start, so that it cannot disagree with them, whatever moment the last process died at.
+    """
+
+    def __init__(self, database: Path, name: str, space: Space, seed: int, limits: Limits) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._space = space
+        self._limits = limits
+        self._random = random.Random(seed)  # noqa: S311 - draws recipes, no secrets
+        recipes = enumerate_recipes(space, ENUMERABLE)
+        self._all = None if recipes is None else {recipe.key: recipe for recipe in recipes}
+        self._known: set[str] = set()
+        self._study = _new_study(database, name, optuna.samplers.TPESampler(seed=seed, n_startup_trials=8))
+
+    def learn(self, record: TrialRecord) -> None:
+        """A record that was not asked for here: the baseline, or an earlier run's. Before anything is enqueued."""
+        self._known.add(record.recipe.key)
+        parameters = parameters_of(self._space, record.recipe)
+        if parameters is not None:
+            self._study.enqueue_trial(parameters)
+            trial = self._study.ask()
+            self.tell(Suggestion(draw(self._space, _Suggest(trial)), trial), record)
+
+    def enqueue(self, recipe: Recipe) -> None:
+        """Proposes a recipe to be asked for next; one that is known, or that the space does not hold, is left out."""
+        parameters = parameters_of(self._space, recipe)
+        if parameters is not None and recipe.key not in self._known:
+            self._study.enqueue_trial(parameters)
+
+    def ask(self) -> Suggestion | None:
+        """A recipe that was not tried yet, or None when the space holds no other."""
+        if self._all is not None and self._known.issuperset(self._all):
+            return None
+        for _ in range(ASKS_BEFORE_DRAWING):
+            suggestion = self._ask()
+            if suggestion:
+                return suggestion
+        if self._all is not None:
+            unseen = [recipe for key, recipe in self._all.items() if key not in self._known]
+            self.enqueue(self._random.choice(unseen))
+        return self._ask()
+
+    def _ask(self) -> Suggestion | None:
+        trial = self._study.ask()
+        recipe = draw(self._space, _Suggest(trial))
+        if recipe.key in self._known:
+            # Told as failed, which the sampler leaves out of its model: counting one recipe twice would bend it.
+            self._study.tell(trial, state=TrialState.FAIL)
+            return None
+        self._known.add(recipe.key)
+        return Suggestion(recipe, trial)
+
+    def tell(self, suggestion: Suggestion, record: TrialRecord) -> None:
+        """The outcome of a suggestion. What was not measured counts as failed; limits count as constraints."""
+        trial = suggestion.trial
+        trial.set_user_attr("record", record.number)
+        if record.val is None or record.latency is None or record.artifact is None:
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
+        for name, excess in excesses(record, self._limits).items():
+            trial.set_constraint(name, excess)
+        self._study.tell(trial, [record.val.value, record.latency.ratio, float(record.artifact.size_bytes)])
+
+
+def _new_study(database: Path, name: str, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+    storage = f"sqlite:///{database}"
+    try:
+        if name in optuna.get_all_study_names(storage):
+            optuna.delete_study(study_name=name, storage=storage)
+    except Exception:
+        # Not a database any more (the disk was full, the file was cut). It holds nothing that the records do not.
+        database.replace(database.with_suffix(".broken"))
+    return optuna.create_study(storage=storage, study_name=name, directions=list(DIRECTIONS), sampler=sampler)
+
+
+class _Suggest:
+    """Optuna's suggestions as the space asks for them."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self._trial = trial
+
+    def __call__(self, name: str, dimension: Dimension) -> Scalar:
+        value: Scalar = self._trial._suggest(name, distribution(dimension))
+        return value
+
+
+def distribution(dimension: Dimension) -> BaseDistribution:
+    """Optuna's form of a dimension."""
+    if isinstance(dimension, Range):
+        return FloatDistribution(dimension.low, dimension.high, step=dimension.step)
+    return CategoricalDistribution(dimension.values)
+
+
+def excesses(record: TrialRecord, limits: Limits) -> dict[str, float]:
+    """Limit name -> by which share a measured record is over it (0 or less: it keeps it)."""
+    over: dict[str, float] = {}
+    if limits.latency_ms is not None and record.latency is not None:
+        over["latency"] = record.latency.ms / limits.latency_ms - 1
+    if limits.size_bytes is not None and record.artifact is not None:
+        over["size"] = record.artifact.size_bytes / limits.size_bytes - 1
+    if limits.drop is not None and record.drop is not None:
+        over["drop"] = record.drop - limits.drop
+    return over

@@ -1,0 +1,244 @@
+"""The way of one trial: recipe, pipeline, export, then in a child compile, audit, measure, evaluate; and its record."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from autoshrink.agreement import sqnr_db
+from autoshrink.cache import StageCache
+from autoshrink.errors import AutoshrinkError, ChildError, StageError
+from autoshrink.isolate.job import Job, JobResult, Loaded
+from autoshrink.isolate.parent import run_job
+from autoshrink.measure.stats import paired_difference, score_of
+from autoshrink.pipeline import Pipeline
+from autoshrink.records import StudyFolder
+from autoshrink.search.study import excesses
+from autoshrink.search.words import human_bytes, human_ms
+from autoshrink.task import Arrays, Task, fingerprint
+from autoshrink.types import Artifact, Interval, Outcome, Recipe, Target, TrialRecord
+
+Array = npt.NDArray[np.generic]
+
+AGREEMENT_SAMPLES = 64
+AGREEMENT_CEILING_DB = 200.0
+"""Equal outputs agree at infinity, which JSON cannot hold."""
+
+Listener = Callable[[str, int, int], None]
+"""Told (stage, steps done, steps in all); (stage, 0, 0) when a stage of unknown length begins."""
+
+
+class TrialRunner:
+    """Runs recipes of one study on one target. Whatever happens to a trial becomes its record."""
+
+    def __init__(self, folder: StudyFolder, task: Task, target: Target, pipeline: Pipeline, cache: StageCache) -> None:
+        self._folder = folder
+        self._task = task
+        self._target = target
+        self._pipeline = pipeline
+        self._cache = cache
+        self._baseline_val: dict[str, Array] | None = None
+
+    def run(self, recipe: Recipe, number: int, baseline: TrialRecord | None, listen: Listener) -> TrialRecord:
+        """The record of a recipe, written to the study's folder. `baseline` is None for the baseline itself."""
+        began = time.monotonic()
+        place = self._folder.trial_folder(self._target.name, number)
+        # What a killed process left of this very trial.
+        shutil.rmtree(place, ignore_errors=True)
+        record = TrialRecord(number, self._target.name, recipe, Outcome.FAILED)
+        seconds: dict[str, float] = {}
+        try:
+            place.mkdir(parents=True)
+            record = self._run(record, place, baseline, seconds, listen)
+        except AutoshrinkError as error:
+            log = Path(error.log) if isinstance(error, ChildError) else None
+            record = replace(record, reason=str(error), log=self._relative(log) if log and log.exists() else None)
+        except Exception as error:
+            log = place / "traceback.log"
+            reason = f"{type(error).__name__}: {error}".strip()
+            try:
+                log.write_text(traceback.format_exc())
+                record = replace(record, reason=reason, log=self._relative(log))
+            except OSError:
+                record = replace(record, reason=reason)
+        seconds["other"] = max(0.0, time.monotonic() - began - sum(seconds.values()))
+        record = replace(
+            record,
+            seconds={stage: round(value, 4) for stage, value in seconds.items()},
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self._folder.write(record)
+        return record
+
+    def _run(
+        self,
+        record: TrialRecord,
+        place: Path,
+        baseline: TrialRecord | None,
+        seconds: dict[str, float],
+        listen: Listener,
+    ) -> TrialRecord:
+        recipe, target, task = record.recipe, self._target, self._task
+        precision = {str(name) for name in target.precisions}
+        if recipe.precision not in precision:
+            reasons = {str(name): why for name, why in target.unsupported.items()}
+            why = reasons.get(recipe.precision, f"target {target.name} lists no such precision")
+            return replace(record, outcome=Outcome.REJECTED, reason=f"{recipe.precision}: {why}")
+        built = self._pipeline.run(recipe, target, listen)
+        seconds.update(built.seconds)
+        record = replace(record, reused=built.reused)
+
+        began = time.monotonic()
+        example = self.arrays_folder(first_rows(task.val.inputs, target.batch))
+        val = self.arrays_folder(task.val.inputs)
+        seconds["prepare"] = time.monotonic() - began
+        reference = None
+        if baseline is not None and baseline.artifact is not None:
+            reference = self.loaded(baseline.artifact)
+        job = Job(
+            backend=target.backend,
+            threads=target.threads,
+            batch=target.batch,
+            limits=target.child,
+            artifact=Loaded(place / "artifact", (), recipe.precision),
+            model=built.model_onnx,
+            reference=reference,
+            example=example,
+            measure=target.measuring,
+            audit=True,
+            evaluate={"val": val},
+            seed=self._folder.meta.seed,
+            device=target.device,
+        )
+        result = run_job(job, place, lambda stage: listen(stage, 0, 0))
+        for stage, value in result.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + value
+
+        began = time.monotonic()
+        record = self._judge(record, place, baseline, result)
+        seconds["score"] = time.monotonic() - began
+        return record
+
+    def _judge(self, record: TrialRecord, place: Path, baseline: TrialRecord | None, result: JobResult) -> TrialRecord:
+        task, target, seed = self._task, self._target, self._folder.meta.seed
+        outputs = load_arrays(result.outputs["val"])
+        val = score_of(task.metric, outputs, task.val.targets, seed)
+        if baseline is None:
+            drop, drop_ci = 0.0, Interval(0.0, 0.0)
+        else:
+            difference, interval = paired_difference(task.metric, self._baseline(), outputs, task.val.targets, seed)
+            drop, drop_ci = -difference, Interval(-interval.high, -interval.low)
+        chosen = {name: array[:AGREEMENT_SAMPLES] for name, array in task.val.inputs.items()}
+        expected = self._pipeline.float_outputs(record.recipe, target, chosen)
+        agreement = min(sqnr_db(expected[name], outputs[name][:AGREEMENT_SAMPLES]) for name in expected)
+        if baseline is not None:
+            # The baseline's outputs stay for the paired comparisons; the others' have served.
+            shutil.rmtree(result.outputs["val"], ignore_errors=True)
+        artifact = Artifact(
+            target.backend, record.recipe.precision, result.files, self._relative(place / "artifact"), result.runtime
+        )
+        record = replace(
+            record,
+            val=val,
+            drop=drop,
+            drop_ci=drop_ci,
+            latency=result.latency,
+            artifact=artifact,
+            audit=result.audit,
+            agreement_db=round(min(agreement, AGREEMENT_CEILING_DB), 2),
+            peak_memory_bytes=result.peak_memory_bytes,
+            log=self._relative(place / "child.log"),
+            samples=self._relative(result.samples) if result.samples else None,
+            outcome=Outcome.COMPLETE,
+        )
+        over = [name for name, excess in excesses(record, target.limits).items() if excess > 0]
+        if over:
+            return replace(
+                record, outcome=Outcome.INFEASIBLE, reason="; ".join(self._over(record, name) for name in over)
+            )
+        return record
+
+    def _over(self, record: TrialRecord, limit: str) -> str:
+        limits = self._target.limits
+        if limit == "latency" and record.latency and limits.latency_ms:
+            return f"latency {human_ms(record.latency.ms)} is over the limit of {human_ms(limits.latency_ms)}"
+        if limit == "size" and record.artifact and limits.size_bytes:
+            return (
+                f"size {human_bytes(record.artifact.size_bytes)} is over the limit of {human_bytes(limits.size_bytes)}"
+            )
+        return f"{self._task.metric_name} drops by {record.drop:.4f}, over the limit of {limits.drop}"
+
+    def score_test(self, record: TrialRecord, listen: Listener) -> TrialRecord:
+        """The record with the score of its artifact on the test split, written to the study's folder."""
+        if record.artifact is None or record.test is not None:
+            return record
+        listen("evaluate on test", 0, 0)
+        place = self._folder.trial_folder(self._target.name, record.number) / "test"
+        place.mkdir(exist_ok=True)
+        job = Job(
+            backend=self._target.backend,
+            threads=self._target.threads,
+            batch=self._target.batch,
+            limits=self._target.child,
+            artifact=self.loaded(record.artifact),
+            model=None,
+            reference=None,
+            example=None,
+            measure=None,
+            audit=False,
+            evaluate={"test": self.arrays_folder(self._task.test.inputs)},
+            seed=self._folder.meta.seed,
+            device=self._target.device,
+        )
+        result = run_job(job, place, lambda _stage: None)
+        outputs = load_arrays(result.outputs["test"])
+        record = replace(
+            record, test=score_of(self._task.metric, outputs, self._task.test.targets, self._folder.meta.seed)
+        )
+        shutil.rmtree(place, ignore_errors=True)
+        self._folder.write(record)
+        return record
+
+    def loaded(self, artifact: Artifact) -> Loaded:
+        """Where an artifact of this study lies."""
+        return Loaded(
+            self._folder.path.resolve() / artifact.folder, tuple(f.name for f in artifact.files), artifact.precision
+        )
+
+    def arrays_folder(self, arrays: Arrays) -> Path:
+        """A folder of the cache with one npy file an input, for children to map into memory."""
+
+        def write(folder: Path) -> None:
+            for name, array in arrays.items():
+                np.save(folder / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
+
+        try:
+            return self._cache.get_or_make(fingerprint(arrays), "arrays", write)[0]
+        except OSError as error:
+            raise StageError("cache", f"inputs cannot be written ({error.strerror or error})") from error
+
+    def _baseline(self) -> dict[str, Array]:
+        if self._baseline_val is None:
+            self._baseline_val = load_arrays(self._folder.trial_folder(self._target.name, 0) / "outputs" / "val")
+        return self._baseline_val
+
+    def _relative(self, path: Path) -> str:
+        return str(path.resolve().relative_to(self._folder.path.resolve()))
+
+
+def load_arrays(folder: Path) -> dict[str, Array]:
+    """The npy files of a folder, by name."""
+    return {path.stem: np.load(path, allow_pickle=False) for path in sorted(folder.glob("*.npy"))}
+
+
+def first_rows(arrays: Arrays, count: int) -> Mapping[str, Array]:
+    """The first `count` rows of each array, repeated when there are fewer."""
+    return {name: np.resize(array[:count], (count, *array.shape[1:])) for name, array in arrays.items()}

@@ -1,0 +1,106 @@
+"""Every backend passes the contract; beside it, what only one of them promises."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autoshrink.backends import BACKENDS, get_backend, openvino
+from autoshrink.backends.base import Array, Backend, Session
+from autoshrink.backends.onnxruntime import OnnxRuntime
+from autoshrink.backends.openvino import OpenVino, OpenVinoSession
+from autoshrink.errors import StageError
+from tests import onnx_files
+from tests.contracts.backend_contract import BackendContract, OnnxFile
+
+
+class TestOnnxRuntime(BackendContract):
+    modules = {"onnxruntime"}  # noqa: RUF012
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        return OnnxRuntime()
+
+    def outputs_of_timed(self, call: Callable[[], object], session: Session) -> list[Array]:
+        assert isinstance(call, functools.partial)
+        call()
+        results: list[Array] = call.args[0].copy_outputs_to_cpu()
+        return results
+
+    def test_a_linear_with_float_bias_stays_int8(self, backend: Backend, onnx_file: OnnxFile, tmp_path: Path) -> None:
+        session = self.loaded(backend, onnx_file("linear_float_bias"), tmp_path, "int8_static")
+        assert [(layer.name, layer.precision) for layer in session.audit().layers] == [("linear", "int8")]
+
+    def test_the_audit_sees_a_layer_that_fell_back(self, backend: Backend, onnx_file: OnnxFile, tmp_path: Path) -> None:
+        # As if it were a float model: the runtime makes a Gemm of MatMul + Add, which it has only in float.
+        audit = self.loaded(backend, onnx_file("linear_float_bias"), tmp_path, "fp32").audit()
+        assert [(layer.name, layer.kind, layer.precision) for layer in audit.layers] == [("linear", "Gemm", "fp32")]
+        assert audit.conversions == 3
+
+
+class TestOpenVino(BackendContract):
+    modules = {"openvino", "packaging"}  # noqa: RUF012
+
+    @pytest.fixture
+    def backend(self) -> Backend:
+        return OpenVino()
+
+    def outputs_of_timed(self, call: Callable[[], object], session: Session) -> list[Array]:
+        results: Any = call()
+        return [results[index].copy() for index in range(len(results))]
+
+    def test_weights_are_stored_as_small_as_they_are(
+        self, backend: Backend, onnx_file: OnnxFile, tmp_path: Path
+    ) -> None:
+        def weight_bytes(name: str, precision: str) -> int:
+            files = backend.compile(onnx_file(name), tmp_path / precision, precision)
+            return (tmp_path / precision / files[1]).stat().st_size
+
+        fp32 = weight_bytes("cnn", "fp32")
+        assert 0.5 <= weight_bytes("cnn", "fp16") / fp32 < 0.55
+        assert 0.25 <= weight_bytes("cnn_int8", "int8_static") / fp32 < 0.35
+
+    def test_weights_stored_in_16_bits_are_calculated_with_in_32(
+        self, backend: Backend, onnx_file: OnnxFile, tmp_path: Path
+    ) -> None:
+        audit = self.loaded(backend, onnx_file("cnn"), tmp_path, "fp16").audit()
+        assert {layer.precision for layer in audit.layers} == {"fp32"}
+
+    def test_bf16_calculates_in_bf16(self, backend: Backend, onnx_file: OnnxFile, tmp_path: Path) -> None:
+        if "BF16" not in backend.capabilities():
+            pytest.skip("this processor has no bfloat16")
+        session = self.loaded(backend, onnx_file("cnn"), tmp_path, "bf16")
+        assert {layer.precision for layer in session.audit().layers} == {"bf16"}
+        inputs = {"image": onnx_files.image(1)}
+        error = np.abs(session.run(inputs)["logits"] - onnx_files.expected(onnx_file("cnn"), inputs)["logits"]).max()
+        assert 1e-5 < error < 0.1
+
+    def test_another_arithmetic_than_asked_for_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class FakeCore:
+            def compile_model(self, *asked: object) -> SimpleNamespace:
+                return SimpleNamespace(get_property=lambda _name: SimpleNamespace(to_string=lambda: "f32"))
+
+        monkeypatch.setattr(openvino, "_openvino", lambda: SimpleNamespace(Core=FakeCore))
+        with pytest.raises(StageError, match="asked for bf16 arithmetic, OpenVINO would calculate in f32"):
+            OpenVinoSession(tmp_path / "model.xml", "bf16", 1)
+
+
+def test_every_backend_is_tested() -> None:
+    assert set(BACKENDS) == {"onnxruntime", "openvino"}
+    assert all(get_backend(name).name == name for name in BACKENDS)
+
+
+def test_a_users_own_backend_is_named_by_module_and_class() -> None:
+    assert isinstance(get_backend("autoshrink.backends.openvino:OpenVino"), OpenVino)
+    with pytest.raises(KeyError):
+        get_backend("toaster")
+    with pytest.raises(ImportError, match="no_such_module"):
+        get_backend("no_such_module:Backend")

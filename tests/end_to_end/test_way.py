@@ -1,0 +1,161 @@
+"""The whole way as a newcomer goes it: search, look, pick, verify; on two real runtimes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import MEASURING, SPACE, Workplace
+
+ROW_KEYS = {
+    "number", "target", "recipe", "outcome", "accuracy", "accuracy_ci", "latency_ms", "latency_ci_ms", "latency_ratio",
+    "size_bytes", "size_ratio", "test_accuracy", "test_accuracy_ci",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Workplace:
+    """One study of two targets, searched once for all tests of this file (some 40 s: 12 real trials)."""
+    path = tmp_path_factory.mktemp("newcomer")
+    place = Workplace(path, shared_cache)
+    (path / "small.yaml").write_text(SPACE)
+    from autoshrink.config import profile_folder
+
+    for name in ("onnxruntime-cpu", "openvino-cpu"):
+        text = (profile_folder("targets") / f"{name}.yaml").read_text()
+        # A quick protocol: what is tested here is the way, not the figures.
+        head, _, tail = text.partition("measuring:")
+        (path / f"{name}.yaml").write_text(head + MEASURING + "\n\nchild:" + tail.partition("child:")[2])
+    done = place.run(
+        *("search", "digits", "--target", "onnxruntime-cpu.yaml", "--target", "openvino-cpu.yaml"),
+        *("--space", "small.yaml", "--trials", 6, "--seed", 0, "--study", "s"),
+    )
+    assert done.returncode == 0, done.stderr
+    (path / "stdout.txt").write_text(done.stdout)
+    (path / "stderr.txt").write_text(done.stderr)
+    return place
+
+
+def test_the_search_says_what_it_left_out_and_what_to_do_next(searched: Workplace) -> None:
+    said = " ".join((searched.path / "stdout.txt").read_text().split())
+    assert "autoshrink pick s" in said and "autoshrink verify" in said
+    assert "report.html" in said
+    assert (searched.path / "results" / "s" / "report.html").stat().st_size > 10_000
+
+
+def test_every_recipe_is_measured_once_on_each_target(searched: Workplace) -> None:
+    for target in ("onnxruntime-cpu", "openvino-cpu"):
+        records = searched.records("s", target)
+        assert [record["number"] for record in records] == list(range(6))
+        recipes = [json.dumps(record["recipe"]) for record in records]
+        assert len(set(recipes)) == 6
+        assert recipes[0] == "[]"
+        assert {record["outcome"] for record in records} == {"complete"}, [r["reason"] for r in records]
+
+
+def test_training_is_shared_by_the_targets(searched: Workplace) -> None:
+    trained = [
+        record
+        for target in ("onnxruntime-cpu", "openvino-cpu")
+        for record in searched.records("s", target)
+        if any(stage["technique"] == "finetune" for stage in record["recipe"]) and "finetune" not in record["reused"]
+    ]
+    assert len(trained) <= 1  # none when another test's study has filled the shared cache
+
+
+def test_front_json_has_what_is_promised(searched: Workplace) -> None:
+    document = searched.ok("front", "s")
+    assert set(document["targets"]) == {"onnxruntime-cpu", "openvino-cpu"}
+    for rows in document["targets"].values():
+        assert set(rows["baseline"]) >= ROW_KEYS
+        assert rows["baseline"]["size_ratio"] == 1.0
+        assert rows["baseline"]["latency_ratio"] == pytest.approx(1.0, abs=0.5)
+        assert rows["front"]
+        for row in rows["front"]:
+            assert set(row) >= ROW_KEYS
+            low, high = row["accuracy_ci"]
+            assert low <= row["accuracy"] <= high
+            low, high = row["test_accuracy_ci"]
+            assert low <= row["test_accuracy"] <= high
+            assert row["size_bytes"] > 0 and row["latency_ms"] > 0
+    one = searched.ok("front", "s", "--target", "openvino-cpu")
+    assert list(one["targets"]) == ["openvino-cpu"]
+
+
+def test_int8_is_smaller_and_really_int8_on_both(searched: Workplace) -> None:
+    for target in ("onnxruntime-cpu", "openvino-cpu"):
+        records = {json.dumps(r["recipe"]): r for r in searched.records("s", target)}
+        baseline = records["[]"]
+        (plain,) = [r for r in records.values() if [s["technique"] for s in r["recipe"]] == ["quantize"] and r["recipe"][0]["scheme"] == "int8_static"]  # fmt: skip
+        size = lambda record: sum(file["size"] for file in record["artifact"]["files"])  # noqa: E731
+        # So small a net is mostly graph and names, not weights: it cannot reach the factor of 4.
+        assert size(plain) < size(baseline)
+        layers = plain["audit"]["layers"]
+        assert sum(layer["precision"] == "int8" for layer in layers) >= len(layers) - 1 > 0
+        assert not any(layer["precision"] == "int8" for layer in baseline["audit"]["layers"])
+        assert plain["agreement_db"] > 20 and baseline["agreement_db"] > 60
+
+
+@pytest.mark.parametrize("target", ["onnxruntime-cpu", "openvino-cpu"])
+def test_pick_writes_a_package_that_verifies_and_runs_alone(searched: Workplace, target: str) -> None:
+    package = searched.path / f"package-{target}"
+    picked = searched.ok("pick", "s", "--target", target, "--max-drop", "20%", "--out", package)
+    assert picked["trial"]["outcome"] == "complete"
+    assert {"package.json", "README.md", "run.py"} <= {path.name for path in package.iterdir()}
+    verified = searched.ok("verify", package)
+    # The ratio of so small a net is noisy on a busy machine; everything else must hold.
+    assert all(check["ok"] for check in verified["checks"] if check["name"] != "latency"), verified
+    alone = subprocess.run(
+        [sys.executable, "-I", str(package / "run.py")], cwd=package, capture_output=True, text=True, timeout=120
+    )
+    assert alone.returncode == 0, alone.stderr
+
+
+def test_a_broken_package_fails_with_exit_code_1(searched: Workplace) -> None:
+    package = searched.path / "package-broken"
+    searched.ok("pick", "s", "--target", "onnxruntime-cpu", "--out", package)
+    artifact = next(package.rglob("model.onnx"))
+    content = bytearray(artifact.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    artifact.write_bytes(content)
+    assert "failed" in searched.refused(1, "verify", package)
+
+
+def test_pick_says_the_nearest_misses(searched: Workplace) -> None:
+    said = searched.refused(1, "pick", "s", "--target", "onnxruntime-cpu", "--max-size", "1kB", "--out", "nothing")
+    assert "--max-size" in said
+    assert not (searched.path / "nothing").exists()
+
+
+def test_resume_of_a_finished_study_adds_what_is_asked_and_no_more(searched: Workplace) -> None:
+    before = searched.records("s", "onnxruntime-cpu")
+    document = searched.ok("resume", "s", "--trials", 6)
+    assert set(document["targets"]) == {"onnxruntime-cpu", "openvino-cpu"}
+    assert searched.records("s", "onnxruntime-cpu") == before
+
+
+def test_the_same_from_python(searched: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    import autoshrink
+
+    study = autoshrink.open_study(searched.path / "results" / "s")
+    frame = study.front()
+    assert set(frame["target"]) == {"onnxruntime-cpu", "openvino-cpu"}
+    assert len(study.front("openvino-cpu")) < len(frame)
+    assert study.choose("onnxruntime-cpu", autoshrink.Limits(drop=0.2)).is_measured
+
+
+def test_listing_commands(searched: Workplace) -> None:
+    doctor = searched.ok("doctor")
+    assert {found["target"]: found["state"] for found in doctor["targets"]} == {
+        "onnxruntime-cpu": "ready",
+        "openvino-cpu": "ready",
+    }
+    assert [target["name"] for target in searched.ok("targets")["targets"]] == ["onnxruntime-cpu", "openvino-cpu"]
+    spaces = {space["name"]: space["recipes"] for space in searched.ok("spaces")["spaces"]}
+    assert set(spaces) == {"ptq", "standard"} and all(spaces.values())
+    cache = searched.ok("cache")
+    assert cache["bytes"] > 0 and "export" in cache["kinds"]

@@ -1,0 +1,128 @@
+"""Backends without a runtime, for the child: one that works, and one for each way in which a child goes wrong.
+
+Named in a job as `tests.fake_backends:CLASS`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from autoshrink.backends.base import Array, Arrays, Availability, Backend, Session
+from autoshrink.errors import StageError
+from autoshrink.types import Audit, Layer
+
+PID = "pid"
+
+
+class FakeSession(Session):
+    """y is x doubled; `rows` is how many rows the call had, and `kept` a constant without a batch."""
+
+    def __init__(self, outputs: tuple[str, ...]) -> None:
+        self.outputs = outputs
+
+    def run(self, inputs: Arrays) -> dict[str, Array]:
+        x = np.asarray(inputs["x"])
+        results: dict[str, Array] = {"y": 2 * x, "rows": np.full(len(x), len(x)), "a/b": x, "kept": np.ones(1)}
+        return {name: results[name] for name in self.outputs}
+
+    def timed(self, inputs: Arrays) -> Callable[[], object]:
+        return lambda: self.run(inputs)
+
+    def audit(self) -> Audit:
+        return Audit((Layer("layer", "Fake", "int8"),), 1, 2)
+
+
+class FakeBackend(Backend):
+    """Works; the artifact is a copy of the file, which names the outputs."""
+
+    name = "tests.fake_backends:FakeBackend"
+    packages = ("numpy",)
+    extra = ""
+
+    def machine(self) -> Availability:
+        return Availability("ready")
+
+    def capabilities(self) -> frozenset[str]:
+        return frozenset({"FAKE"})
+
+    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+        folder.mkdir()
+        (folder / "artifact").write_bytes(model.read_bytes())
+        return ("artifact",)
+
+    def load(self, folder: Path, files: tuple[str, ...], precision: str, threads: int) -> Session:
+        return FakeSession(tuple((folder / files[0]).read_text().split()))
+
+
+class FakeSegfault(FakeBackend):
+    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+        sys.stderr.write("reading the graph\n")
+        sys.stderr.flush()
+        ctypes.string_at(0)
+        return ()
+
+
+class FakeHang(FakeBackend):
+    """Also starts a process of its own, as some compilers do, and writes both numbers into the artifact's folder."""
+
+    def load(self, folder: Path, files: tuple[str, ...], precision: str, threads: int) -> Session:
+        helper = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "600")
+        partial = folder / f"{PID}.partial"
+        partial.write_text(f"{os.getpid()} {helper}")
+        partial.rename(folder / PID)
+        time.sleep(600)
+        return super().load(folder, files, precision, threads)
+
+
+class FakeHungry(FakeBackend):
+    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+        hoard = []
+        while True:
+            hoard.append(np.empty(2**22))
+
+
+class FakeBadAlloc(FakeBackend):
+    """What the C++ library does when no handler is there."""
+
+    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+        sys.stderr.write("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n")
+        sys.stderr.flush()
+        os.abort()
+
+
+class FakeKilled(FakeBackend):
+    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return ()
+
+
+class FakeExit(FakeBackend):
+    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+        sys.stdout.write("out of ideas\n")
+        sys.stdout.flush()
+        os._exit(3)
+
+
+class FakeRefusing(FakeBackend):
+    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+        raise StageError("compile", "operator Nonsense is not known")
+
+
+class FakeBroken(FakeBackend):
+    def load(self, folder: Path, files: tuple[str, ...], precision: str, threads: int) -> Session:
+        raise RuntimeError("a shape is wrong\nin line 3")
+
+
+class FakeThreadCounter(FakeBackend):
+    """Tells the threads that the environment allows, as a capability."""
+
+    def capabilities(self) -> frozenset[str]:
+        return frozenset({os.environ["OMP_NUM_THREADS"]})

@@ -1,0 +1,113 @@
+"""docs/task.md and the example it stands on: what they say is what happens."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from autoshrink.errors import ConfigError
+from autoshrink.task import Task, call
+from autoshrink.tasks import TASKS
+from autoshrink.tasks.loading import load_task
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "task.md").read_text()
+EXAMPLE = "docs/examples/my_task.py"
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Task:
+    monkeypatch.chdir(ROOT)
+    return load_task(EXAMPLE)
+
+
+class TestTheGuide:
+    def test_its_code_runs_in_the_order_of_the_page(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(ROOT)
+        blocks = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+        assert len(blocks) == 4
+        namespace: dict[str, Any] = {}
+        for block in blocks:
+            exec(compile(block, "docs/task.md", "exec"), namespace)
+        assert capsys.readouterr().out == "parts 1000 val samples\n"
+
+    def test_its_table_has_every_attribute_with_its_default(self) -> None:
+        rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*?) \|$", GUIDE.partition("## The attributes")[2], re.MULTILINE))
+        assert list(rows) == [field.name for field in fields(Task)]
+        for field in fields(Task):
+            if field.name == "source":
+                expected = "filled in by `load_task`"
+            elif field.default is MISSING:
+                expected = "needed"
+            else:
+                expected = "`" + repr(field.default).replace("'", '"') + "`"
+            assert rows[field.name] == expected
+
+    def test_it_names_every_built_in_task(self) -> None:
+        rows = re.findall(r"^\| `([\w-]+)` \|", GUIDE.partition("## Five minutes")[0], re.MULTILINE)
+        assert rows == list(TASKS)
+
+    @pytest.mark.parametrize(
+        "page", [ROOT / "docs" / "task.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs" / "decisions").glob("*.md")]
+    )
+    def test_its_links_lead_somewhere(self, page: Path) -> None:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), link
+
+    def test_every_decision_is_listed(self) -> None:
+        folder = ROOT / "docs" / "decisions"
+        listed = re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text())
+        assert listed == sorted(path.name for path in folder.glob("0*.md"))
+
+
+class TestTheExample:
+    def test_it_has_two_inputs_of_two_dtypes_and_two_outputs_of_two_kinds(self, example: Task) -> None:
+        assert {name: str(array.dtype) for name, array in example.example_inputs.items()} == {
+            "image": "float32",
+            "camera": "int64",
+        }
+        assert example.outputs == {"kind": "logits", "size": "values"}
+
+    def test_its_model_is_good_on_val_and_on_test(self, example: Task) -> None:
+        for split in (example.val, example.test):
+            assert score(example, split.inputs, split.targets) > 0.95
+
+    def test_it_needs_the_camera(self, example: Task) -> None:
+        swapped = {**example.val.inputs, "camera": 1 - example.val.inputs["camera"].astype(np.int64)}
+        assert score(example, swapped, example.val.targets) < 0.2
+
+    def test_its_script_writes_the_weights_that_are_shipped(self, tmp_path: Path) -> None:
+        """Of 20 epochs one is run here: enough to see the file written and the loss on its way."""
+        copy = tmp_path / "my_task.py"
+        shutil.copy(ROOT / EXAMPLE, copy)
+        with pytest.raises(ConfigError, match=r"my_task\.py:model: FileNotFoundError.*my_task\.safetensors"):
+            load_task(str(copy))
+        spec = importlib.util.spec_from_file_location("my_task_copy", copy)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        threads = torch.get_num_threads()
+        try:
+            share = module.train_and_save(epochs=1)
+        finally:
+            torch.set_num_threads(threads)
+        task = load_task(str(copy))
+        assert score(task, task.test.inputs, task.test.targets) == pytest.approx(share, abs=0.002)
+        assert 0.05 < share < 0.95, "one epoch is not enough, and better than nothing"
+
+
+def score(task: Task, inputs: Any, targets: Any) -> float:
+    with torch.no_grad():
+        outputs = call(task.model(), {name: torch.tensor(array) for name, array in inputs.items()}, tuple(task.outputs))
+    return float(np.mean(task.metric({name: output.numpy() for name, output in outputs.items()}, targets)))

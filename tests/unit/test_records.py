@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from autoshrink.config import load_space, load_target
+from autoshrink.errors import AutoshrinkError, ConfigError
+from autoshrink.records import StudyFolder, StudyMeta, record_from_json, record_to_json, write_json
+from autoshrink.types import Audit, Interval, Layer, Outcome, Recipe, TrialRecord
+from tests.unit.test_front import record
+
+
+def meta(name: str = "s") -> StudyMeta:
+    target = load_target("onnxruntime-cpu")
+    return StudyMeta(
+        name, "digits", {target.name: target}, load_space("ptq"), 0, 4, None, "2026-01-01T00:00:00+00:00", "0.1.0", {}
+    )
+
+
+def full(number: int) -> TrialRecord:
+    recipe = Recipe.from_json(
+        [
+            {"technique": "prune", "ratio": 0.5, "importance": "magnitude"},
+            {"technique": "finetune", "epochs": 1},
+            {"technique": "quantize", "scheme": "int8_static", "samples": 256},
+        ]
+    )
+    values = record(number, 0.9, 0.5, 100).__dict__ | {
+        "target": "onnxruntime-cpu",
+        "recipe": recipe,
+        "drop": 0.01,
+        "drop_ci": Interval(0.0, 0.02),
+        "audit": Audit((Layer("conv", "QLinearConv", "uint8"), Layer("head", "Gemm", "float32")), 2, 9),
+        "agreement_db": 31.5,
+        "seconds": {"export": 1.5},
+        "reused": ("prune",),
+    }
+    return TrialRecord(**values)
+
+
+def test_a_record_survives_json_exactly(tmp_path: Path) -> None:
+    before = full(3)
+    data = json.loads(json.dumps(record_to_json(before)))
+    assert record_from_json(data, tmp_path) == before
+    assert data["recipe"][0] == {"technique": "prune", "importance": "magnitude", "ratio": 0.5}
+    assert before.audit is not None and before.audit.int8_layers == 1
+
+
+def test_a_study_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    folder = StudyFolder.create(tmp_path / "s", meta())
+    folder.write(full(1))
+    folder.write(TrialRecord(0, "onnxruntime-cpu", Recipe(), Outcome.FAILED, "why"))
+    again = StudyFolder.open(tmp_path / "s")
+    assert again.meta == meta()
+    assert [(r.number, r.outcome) for r in again.records("onnxruntime-cpu")] == [(0, "failed"), (1, "complete")]
+    again.update(trials=9)
+    assert StudyFolder.open(tmp_path / "s").meta.trials == 9
+
+
+def test_a_name_that_exists_says_resume(tmp_path: Path) -> None:
+    StudyFolder.create(tmp_path / "s", meta())
+    with pytest.raises(ConfigError, match="autoshrink resume s"):
+        StudyFolder.create(tmp_path / "s", meta())
+
+
+def test_an_unknown_schema_is_refused(tmp_path: Path) -> None:
+    folder = StudyFolder.create(tmp_path / "s", meta())
+    path = tmp_path / "s" / "study.json"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 99'))
+    with pytest.raises(ConfigError, match=r"study\.json:schema: 99; this autoshrink reads 1"):
+        _ = StudyFolder.open(folder.path).meta
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"schema": 1, "number": "x"}', '{"schema": 1, "recipe": 3}'])
+def test_a_damaged_record_is_named(tmp_path: Path, text: str) -> None:
+    folder = StudyFolder.create(tmp_path / "s", meta())
+    folder.trial_file("onnxruntime-cpu", 2).write_text(text)
+    with pytest.raises(ConfigError, match=r"0002\.json"):
+        folder.records("onnxruntime-cpu")
+
+
+def test_missing_study_lists_the_others(tmp_path: Path) -> None:
+    StudyFolder.create(tmp_path / "one", meta("one"))
+    with pytest.raises(ConfigError, match="there are one"):
+        StudyFolder.open(tmp_path / "two")
+    with pytest.raises(ConfigError, match="it has onnxruntime-cpu"):
+        StudyFolder.open(tmp_path / "one").records("toaster")
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"cannot be written .*--results"):
+        StudyFolder.create(tmp_path / "file" / "s", meta())
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"new": float("nan")})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _hold(path: Path, ready: multiprocessing.synchronize.Event, done: multiprocessing.synchronize.Event) -> None:
+    with StudyFolder(path).locked():
+        ready.set()
+        done.wait(30)
+
+
+def test_two_searches_on_one_study_are_refused(tmp_path: Path) -> None:
+    folder = StudyFolder.create(tmp_path / "s", meta())
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(folder.path, ready, done))
+    other.start()
+    try:
+        assert ready.wait(30)
+        with pytest.raises(AutoshrinkError, match="another search is running"), folder.locked():
+            pass
+    finally:
+        done.set()
+        other.join()
+    with folder.locked():
+        pass
