@@ -15,7 +15,7 @@ from autoshrink.config import load_space, load_target
 from autoshrink.errors import ConfigError
 from autoshrink.measure.environment import describe_machine
 from autoshrink.records import StudyFolder, StudyMeta
-from autoshrink.task import Task, check_task
+from autoshrink.task import Task
 from autoshrink.types import Limits, Target, TrialRecord
 
 if TYPE_CHECKING:
@@ -186,12 +186,14 @@ def with_limits(target: Target, limits: Limits) -> Target:
 
 
 def _load(task: str | Path | Task) -> Task:
-    if isinstance(task, Task):
-        check_task(task)
-        return task
-    from autoshrink.tasks.loading import load_task
+    from autoshrink.tasks.loading import check_thoroughly, load_task
 
-    return load_task(str(task))
+    if isinstance(task, Task):
+        check_thoroughly(task)
+        return task
+    # A file is kept by its full path, so that `resume` finds it from any folder.
+    path = Path(task)
+    return load_task(str(path.resolve()) if path.suffix == ".py" else str(task))
 
 
 def _check_available(targets: Iterable[Target]) -> None:

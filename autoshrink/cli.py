@@ -226,8 +226,6 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Checks a package on this machine: hashes, parity, accuracy, latency ratio."""
-    from dataclasses import asdict
-
     from autoshrink.package.verify import verify as verify_package
 
     loaded = None
@@ -235,20 +233,17 @@ def verify(
         from autoshrink.tasks.loading import load_task
 
         loaded = load_task(task)
-    found = verify_package(package, loaded)
+    found = verify_package(package, task=loaded)
     if as_json:
-        _print_json({**asdict(found), "ok": found.ok})
+        _print_json(found.to_json())
     else:
-        table = Table("check", "", "found", "expected", "", box=None, pad_edge=False)
+        table = Table("check", "", "what was found", box=None, pad_edge=False)
         for check in found.checks:
-            table.add_row(
-                check.name,
-                Text("ok", "green") if check.ok else Text("FAILED", "bold red"),
-                str(check.found),
-                str(check.expected),
-                check.text,
-            )
+            verdict = Text("ok", "green") if check.ok else Text("FAILED", "bold red")
+            table.add_row(check.name, verdict, check.text)
         out.print(table)
+        for note in found.notes:
+            out.print(f"note: {note}", highlight=False, style="dim")
     if not found.ok:
         raise NothingFits(f"{package}: " + "; ".join(check.name for check in found.checks if not check.ok) + " failed")
 

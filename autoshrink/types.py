@@ -278,7 +278,7 @@ class Latency:
         ratio: to the reference, by round, then the median: the figure that is compared.
         p50_ms: median over every call; beside `p90_ms` it tells how quiet the machine was.
         rounds: rounds kept.
-        dropped: rounds in which the reference itself ran slow, left out.
+        dropped: slow rounds, left out.
         stable: the interval of the ratio is as narrow as the target asked.
         contended: the wall clock ran far ahead of the processor clock: other processes held the core.
     """

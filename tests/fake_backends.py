@@ -83,10 +83,18 @@ class FakeHang(FakeBackend):
 
 
 class FakeHungry(FakeBackend):
+    """Takes all memory, to the last byte."""
+
     def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
         hoard = []
+        size = 2**26
         while True:
-            hoard.append(np.empty(2**22))
+            try:
+                hoard.append(bytes(size))
+            except MemoryError:
+                if size < 64:
+                    raise
+                size //= 2
 
 
 class FakeBadAlloc(FakeBackend):

@@ -122,6 +122,25 @@ def linear_float_bias(out: Path) -> None:
     _write(out, nodes, weights, [x], [y])
 
 
+def product_16_bit(out: Path) -> None:
+    """A MatMul of uint16 activations and int8 weights, which falls back to float. x [2, 3, 64] -> y the same."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["x.q"], "quantize"),
+        helper.make_node("DequantizeLinear", ["x.q", "scale", "zero"], ["x.dq"], "dequantize"),
+        helper.make_node("DequantizeLinear", ["weight", "weight.scale"], ["weight.dq"], "dequantize_weight", axis=1),
+        helper.make_node("MatMul", ["x.dq", "weight.dq"], ["y"], "linear"),
+    ]
+    weights = {
+        "scale": np.array(1e-4, np.float32),
+        "zero": np.array(2**15, np.uint16),
+        "weight": np.random.default_rng(2).integers(-127, 128, (64, 64)).astype(np.int8),
+        "weight.scale": np.full(64, 0.01, np.float32),
+    }
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [BATCH, 3, 64])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [BATCH, 3, 64])
+    _write(out, nodes, weights, [x], [y], opset=21)
+
+
 def unknown_operator(out: Path) -> None:
     """A valid file with an operator that no runtime has."""
     node = helper.make_node("Nonsense", ["x"], ["y"], "nonsense", domain="example")
@@ -133,7 +152,8 @@ def unknown_operator(out: Path) -> None:
 BUILDERS: Mapping[str, Callable[[Path], None]] = {
     builder.__name__: builder
     for builder in (
-        *(cnn, cnn_half_inside, cnn_int8, two_by_two, free_batch, attention, linear_float_bias, unknown_operator),
+        *(cnn, cnn_half_inside, cnn_int8, two_by_two, free_batch),
+        *(attention, linear_float_bias, product_16_bit, unknown_operator),
     )
 }
 
@@ -162,7 +182,7 @@ def expected(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 def _write_cnn(out: Path, inside: int) -> None:
     is_half = inside == TensorProto.FLOAT16
-    first, last = ("image.half", "logits.half") if is_half else ("image", "logits")
+    first, last = ("cast_image", "cast_logits") if is_half else ("image", "logits")
     nodes = [
         helper.make_node("Conv", [first, "conv1.weight", "conv1.bias"], ["a"], "conv1", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["a"], ["b"], "relu1"),
@@ -201,9 +221,10 @@ def _write(
     weights: Mapping[str, Array],
     inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto],
+    opset: int = 17,
 ) -> None:
     initializers = [numpy_helper.from_array(array, name) for name, array in weights.items()]
     graph = helper.make_graph(nodes, "graph", inputs, outputs, initializers)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("example", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("example", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     onnx.save(model, str(out))

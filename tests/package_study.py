@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from autoshrink.backends.base import processor_name
 from autoshrink.cache import file_sha256
+from autoshrink.package import Check, Verification
 from autoshrink.records import StudyFolder, StudyMeta
 from autoshrink.task import Split, Task
 from autoshrink.tasks.classification import right_answers
@@ -170,3 +172,27 @@ def make_study(path: Path, backend: str = "onnxruntime") -> tuple[StudyFolder, T
     for each in (baseline, record):
         study.write(each)
     return study, record
+
+
+def edit(package: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes `package.json` and writes it back."""
+    path = package / "package.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def relist(package: Path) -> None:
+    """Brings the list of files up to date, as somebody who means harm would."""
+
+    def change(data: dict[str, Any]) -> None:
+        for file in data["files"]:
+            path = package / file["name"]
+            file.update(size=path.stat().st_size, sha256=file_sha256(path))
+
+    edit(package, change)
+
+
+def failures(verification: Verification) -> list[Check]:
+    """The checks that are not right."""
+    return [check for check in verification.checks if not check.ok]

@@ -104,7 +104,6 @@ class OnnxRuntimeSession(Session):
         self._session = self._open_for("load")
         self._ports = tuple(_port(node, path) for node in self._session.get_inputs())
         self._outputs = tuple(node.name for node in self._session.get_outputs())
-        self._bound: list[Any] = []
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
         """One call; see `Session.run`."""
@@ -116,12 +115,8 @@ class OnnxRuntimeSession(Session):
     def timed(self, inputs: Arrays) -> Callable[[], object]:
         """A call with inputs and outputs bound, which neither looks up a name nor copies a result."""
         binding = self._session.io_binding()
-        runtime = _onnxruntime()
         for port, array in zip(self._ports, in_order(inputs, self._ports), strict=True):
-            value = runtime.OrtValue.ortvalue_from_numpy(array)
-            # The binding points into the array and does not keep it alive.
-            self._bound.append((value, array))
-            binding.bind_ortvalue_input(port.name, value)
+            binding.bind_cpu_input(port.name, array)
         for name in self._outputs:
             binding.bind_output(name)
         return functools.partial(self._session.run_with_iobinding, binding)

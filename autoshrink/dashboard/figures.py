@@ -75,23 +75,33 @@ def lay_out(figure: go.Figure, palette: Palette, height: int) -> None:
         "gridcolor": palette.grid,
         "zerolinecolor": palette.grid,
         "linecolor": palette.grid,
-        "tickfont": {"color": palette.muted},
+        "tickfont": {"color": palette.muted, "size": 12},
+        "title": {"font": {"color": palette.muted, "size": 13}, "standoff": 10},
         "automargin": True,
     }
     figure.update_layout(
         template="none",
         height=height,
-        margin={"l": 12, "r": 12, "t": 30, "b": 12},
+        margin={"l": 12, "r": 12, "t": 12, "b": 12},
         font={"family": FONT, "size": 13, "color": palette.ink},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0, "itemsizing": "constant"},
+        legend={
+            "orientation": "h",
+            "yanchor": "bottom",
+            "y": 1.03,
+            "x": 0,
+            "itemsizing": "constant",
+            "traceorder": "normal",
+            "font": {"size": 12.5, "color": palette.muted},
+        },
         hoverlabel={
             "bgcolor": palette.surface,
             "bordercolor": palette.muted,
             "align": "left",
             "font": {"family": FONT, "color": palette.ink},
         },
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.ink},
         hovermode="closest",
         dragmode="zoom",
     )
@@ -166,8 +176,8 @@ def progress_figure(records: Sequence[TrialRecord], limits: Limits, palette: Pal
             )
         )
     lay_out(figure, palette, height=320)
-    figure.update_xaxes(title="trial", tickformat="d")
-    figure.update_yaxes(title="hypervolume", rangemode="tozero")
+    figure.update_xaxes(title_text="trial", tickformat="d")
+    figure.update_yaxes(title_text="hypervolume", rangemode="tozero")
     return figure
 
 
@@ -214,6 +224,6 @@ def time_figure(records: Sequence[TrialRecord], palette: Palette) -> go.Figure |
         )
     lay_out(figure, palette, height=320)
     figure.update_layout(barmode="stack", bargap=0.15)
-    figure.update_xaxes(title="trial", tickformat="d")
-    figure.update_yaxes(title="seconds")
+    figure.update_xaxes(title_text="trial", tickformat="d")
+    figure.update_yaxes(title_text="seconds")
     return figure

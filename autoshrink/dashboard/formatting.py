@@ -92,3 +92,8 @@ def change_of_test(record: TrialRecord, baseline: TrialRecord) -> tuple[float, I
     below = ((old.value - old.ci.low) ** 2 + (new.ci.high - new.value) ** 2) ** 0.5
     above = ((old.ci.high - old.value) ** 2 + (new.value - new.ci.low) ** 2) ** 0.5
     return drop, Interval(drop - below, drop + above)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, as `1 trial` and `24 trials`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -20,6 +20,7 @@ from autoshrink.types import Limits, Outcome, TrialRecord
 
 HEIGHT = 460
 FAINT = 0.28
+LOGARITHMIC = 3.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,12 @@ SIZE = Axis(
 
 
 def front_figure(
-    records: Sequence[TrialRecord], limits: Limits, palette: Palette, colours: Mapping[str, str], axis: Axis = LATENCY
+    records: Sequence[TrialRecord],
+    limits: Limits,
+    palette: Palette,
+    colours: Mapping[str, str],
+    axis: Axis = LATENCY,
+    chosen: TrialRecord | None = None,
 ) -> go.Figure | None:
     """Measured trials, front and limits of a target; None when its baseline or nothing else was measured.
 
@@ -82,7 +88,8 @@ def front_figure(
         limits: the target's; dashed lines.
         palette: of the page.
         colours: family of recipes -> colour.
-        axis: what to draw the metric over.
+        axis: what to draw the metric over; logarithmic where it spans a factor of `LOGARITHMIC` or more.
+        chosen: a trial to point at.
     """
     baseline, measured = baseline_of(records), [record for record in records if record.is_measured]
     if baseline is None or not baseline.is_measured or len(measured) < 2:
@@ -106,6 +113,8 @@ def front_figure(
     lay_out(figure, palette, HEIGHT)
     plot.draw_axes(figure, [baseline, *members])
     plot.draw_limits(figure, limits)
+    if chosen is not None and chosen is not baseline and chosen.is_measured:
+        plot.point_at(figure, chosen)
     return figure
 
 
@@ -195,8 +204,17 @@ class _Plot:
     def draw_axes(self, figure: go.Figure, shown: Sequence[TrialRecord]) -> None:
         """Titles, and a range that holds `shown` with its intervals and as much below them as those are high."""
         unit = self._axis.text(self._axis.absolute(self._baseline))
-        figure.update_xaxes(title=f"{self._axis.name}, relative to the {BASELINE} ({unit})", rangemode="tozero")
-        figure.update_yaxes(title=f"{METRIC_NAME} on val{',' if self._metric.percent else ''}{self._metric.unit}")
+        figure.update_xaxes(title_text=f"{self._axis.name}, 1 = {BASELINE} ({unit})")
+        figure.update_yaxes(title_text=f"{METRIC_NAME} on val{',' if self._metric.percent else ''}{self._metric.unit}")
+        ratios = [self._x(record) for record in self._measured]
+        if self._is_logarithmic:
+            ticks = [digit * 10.0**power for power in range(-4, 3) for digit in (1, 2, 5)]
+            figure.update_xaxes(
+                type="log",
+                range=[float(np.log10(min(ratios) * 0.8)), float(np.log10(max(ratios) * 1.2))],
+                tickvals=ticks,
+                ticktext=[f"{tick:g}" for tick in ticks],
+            )
         low, high = min(self._y(r)[0] for r in shown), max(self._y(r)[2] for r in shown)
         reach = (high - low) or 1.0
         inside = [y for y in (self._y(record)[1] for record in self._measured) if y >= low - reach]
@@ -216,22 +234,47 @@ class _Plot:
                 font={"color": self._palette.muted, "size": 12},
             )
 
+    @property
+    def _is_logarithmic(self) -> bool:
+        ratios = [self._x(record) for record in self._measured]
+        return min(ratios) > 0 and max(ratios) >= LOGARITHMIC * min(ratios)
+
+    def point_at(self, figure: go.Figure, chosen: TrialRecord) -> None:
+        """An arrow at the chosen trial."""
+        figure.add_annotation(
+            x=self._place(self._x(chosen)),
+            y=self._y(chosen)[1],
+            text=f"trial {chosen.number}, chosen",
+            # Nothing lies up and to the left of a trial on the front.
+            ax=-38,
+            ay=-46,
+            arrowhead=2,
+            arrowwidth=1.2,
+            arrowcolor=self._palette.ink,
+            standoff=9,
+            font={"color": self._palette.ink, "size": 12.5},
+        )
+
     def draw_limits(self, figure: go.Figure, limits: Limits) -> None:
         """The target's limits as dashed lines."""
         line = {"line_dash": "dash", "line_color": self._palette.limit, "line_width": 1.4}
-        font = {"color": self._palette.limit, "size": 12}
+        label = {"showarrow": False, "font": {"color": self._palette.limit, "size": 12}}
         most, of_baseline = self._axis.limit(limits), self._axis.absolute(self._baseline)
         if most is not None and of_baseline > 0:
-            figure.add_vline(
-                most / of_baseline,
-                annotation={"text": f"limit {self._axis.text(most)}", "font": font, "yanchor": "bottom"},
-                annotation_position="top",
-                **line,
-            )
+            ratio = most / of_baseline
+            figure.add_vline(ratio, **line)
+            figure.add_annotation(
+                x=self._place(ratio), y=1, yref="paper", yanchor="top", xanchor="left", textangle=-90,
+                text=f"limit {self._axis.text(most)}", **label,
+            )  # fmt: skip
         if limits.drop is not None and self._baseline.val is not None:
-            figure.add_hline(
-                (self._baseline.val.value - limits.drop) * self._metric.factor,
-                annotation={"text": f"limit {self._metric.change(limits.drop)}", "font": font},
-                annotation_position="bottom left",
-                **line,
-            )
+            level = (self._baseline.val.value - limits.drop) * self._metric.factor
+            figure.add_hline(level, **line)
+            figure.add_annotation(
+                x=1, xref="paper", y=level, xanchor="right", yanchor="bottom",
+                text=f"limit {self._metric.change(limits.drop)}", **label,
+            )  # fmt: skip
+
+    def _place(self, x: float) -> float:
+        """Where plotly wants an annotation: it takes logarithms on a logarithmic axis."""
+        return float(np.log10(x)) if self._is_logarithmic else x

@@ -67,7 +67,7 @@ def _of_trial(chosen: TrialRecord, baseline: TrialRecord, limits: Limits, metric
     if test is not None:
         gains.append((metric.change(test[0]), f"{metric.change_interval(test[1])} on the test split"))
     elif chosen.drop is not None and chosen.drop_ci is not None:
-        gains.append((metric.change(chosen.drop), f"{metric.change_interval(chosen.drop_ci)} on val"))
+        gains.append((metric.change(chosen.drop), f"{metric.change_interval(chosen.drop_ci)} on the val split"))
     words = ", ".join(large for large, _ in gains)
     interval = f" {gains[-1][1]}" if len(gains) == 3 else ""
     return Headline(chosen, f"Trial {chosen.number}: {words}{interval}", tuple(gains), _why(limits, metric))

@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from autoshrink.dashboard.figures import families, progress_figure, time_figure
 from autoshrink.dashboard.front_figure import LATENCY, SIZE, front_figure
+from autoshrink.dashboard.headline import Headline, headline
 from autoshrink.dashboard.markup import Markup, element
 from autoshrink.dashboard.palette import DARK, LIGHT, recoloured
 from autoshrink.dashboard.report_sections import body_of
@@ -54,7 +55,8 @@ def write_report(study: StudyFolder, out: Path) -> Path:
 def _page(study: StudyFolder, records: Records) -> str:
     meta = study.meta
     scripts = [_file_text("report.js")]
-    figures = _figures(meta, records)
+    answers = {target: headline(records[target], profile.limits) for target, profile in meta.targets.items()}
+    figures = _figures(meta, records, answers)
     if figures:
         scripts.insert(0, get_plotlyjs())
     policy = "; ".join(
@@ -78,7 +80,8 @@ def _page(study: StudyFolder, records: Records) -> str:
     )
     body = element(
         "body",
-        body_of(study, records, figures),
+        # A figure and its percent sign stay on one line.
+        Markup(body_of(study, records, answers, figures).replace(" %", "&nbsp;%")),
         element("script", Markup(_themes_json(figures)), type="application/json", id="figures"),
         [element("script", Markup(script)) for script in scripts],
     )
@@ -94,23 +97,25 @@ def _hash(script: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def _figures(meta: StudyMeta, records: Records) -> dict[str, str]:
+def _figures(meta: StudyMeta, records: Records, answers: Mapping[str, Headline]) -> dict[str, str]:
     """Id of the element -> figure as JSON, for a light page; those that the records give nothing for are left out."""
     names = families(record for of_target in records.values() for record in of_target)
     return {
         f"{kind}-{place}": figure.to_json()
         for place, (target, profile) in enumerate(meta.targets.items())
-        for kind, figure in _target_figures(records[target], profile, LIGHT.colours(names)).items()
+        for kind, figure in _target_figures(
+            records[target], profile, LIGHT.colours(names), answers[target].chosen
+        ).items()
         if figure is not None
     }
 
 
 def _target_figures(
-    records: Sequence[TrialRecord], target: Target, colours: Mapping[str, str]
+    records: Sequence[TrialRecord], target: Target, colours: Mapping[str, str], chosen: TrialRecord | None
 ) -> dict[str, go.Figure | None]:
     return {
-        "front": front_figure(records, target.limits, LIGHT, colours, LATENCY),
-        "size": front_figure(records, target.limits, LIGHT, colours, SIZE),
+        "front": front_figure(records, target.limits, LIGHT, colours, LATENCY, chosen),
+        "size": front_figure(records, target.limits, LIGHT, colours, SIZE, chosen),
         "progress": progress_figure(records, target.limits, LIGHT),
         "time": time_figure(records, LIGHT),
     }

@@ -35,11 +35,10 @@ def front_table(records: Sequence[TrialRecord], chosen: TrialRecord | None) -> M
         first, latency = record is baseline, record.latency
         ratio = size_ratio(record, baseline)
         audit = record.audit
-        name = [describe(record.recipe), element("span", "chosen", class_="badge pick") if record is chosen else None]
         return element(
             "tr",
             _cell(str(record.number), record.number),
-            element("td", name),
+            _recipe(record, element("span", "chosen", class_="badge pick") if record is chosen else None),
             _score(record.test, metric),
             _score(record.val, metric),
             _cell("-", None)
@@ -80,7 +79,7 @@ def audit_table(records: Sequence[TrialRecord]) -> Markup:
         return element(
             "tr",
             _cell(str(record.number), record.number),
-            element("td", describe(record.recipe)),
+            _recipe(record),
             _cell(f"{audit.int8_layers} of {len(audit.layers)}", share, meter),
             _cell(str(audit.conversions), audit.conversions),
             _cell(str(audit.kernels), audit.kernels),
@@ -107,28 +106,30 @@ def trials_table(records: Sequence[TrialRecord]) -> Markup:
     metric, baseline = Metric.of(records), baseline_of(records)
     members = {record.number for record in front(records)}
     head = [
-        ("trial", True), ("outcome", False), ("recipe", False), (f"{METRIC_NAME}, val", True), ("change, val", True),
-        ("latency", True), ("speed-up", True), ("size", True), ("time", True), ("reason", False),
+        ("trial", True), ("outcome", False), ("recipe, reason", False), (f"{METRIC_NAME}, val", True),
+        ("change, val", True), ("latency", True), ("speed-up", True), ("size", True), ("time", True),
     ]  # fmt: skip
 
     def row(record: TrialRecord) -> Markup:
         latency, seconds = record.latency, sum(record.seconds.values())
-        compared = record is not baseline and record.drop is not None
+        drop = record.drop if record is not baseline else None
         on_front = element("span", "front", class_="badge front") if record.number in members else None
         return element(
             "tr",
             _cell(str(record.number), record.number),
             element("td", element("span", record.outcome.value, class_=f"badge {record.outcome.value}"), on_front),
-            element("td", describe(record.recipe)),
+            _recipe(
+                record,
+                element("small", record.reason, class_="reason") if record.reason else None,
+                element("small", element("code", record.log)) if record.log and not record.is_measured else None,
+            ),
             _score(record.val, metric),
-            _cell(metric.change(record.drop), -record.drop) if compared and record.drop is not None else _cell("-", None),
+            _cell(metric.change(drop), -drop) if drop is not None else _cell("-", None),
             _cell(human_ms(latency.ms), latency.ms) if latency else _cell("-", None),
             _cell(speed_up(latency.ratio), 1 / latency.ratio) if latency else _cell("-", None),
             _bytes(record),
             _cell(human_seconds(seconds), seconds),
-            element("td", record.reason, element("code", record.log) if record.log and not record.is_measured else None,
-                    class_="reason"),
-        )  # fmt: skip
+        )
 
     return _table(head, [element("tbody", map(row, records))], "All trials")
 
@@ -155,6 +156,10 @@ def _score(score: Score | None, metric: Metric) -> Markup:
     return _cell(
         metric.value(score.value), score.value, f"[{metric.number(score.ci.low)}, {metric.number(score.ci.high)}]"
     )
+
+
+def _recipe(record: TrialRecord, *below: object) -> Markup:
+    return element("td", describe(record.recipe), *below, class_="recipe")
 
 
 def _change_interval(interval: Interval | None, metric: Metric) -> str:

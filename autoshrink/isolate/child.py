@@ -139,7 +139,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _keep(limits: ChildLimits) -> None:
+def _limit_memory(limits: ChildLimits) -> None:
     wanted = limits.memory_limit_mb * 2**20
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -149,8 +149,6 @@ def _keep(limits: ChildLimits) -> None:
 
 
 def _failure(error: Exception, stage: str) -> Failure:
-    # The frames hold what was loaded; after a MemoryError there is no room beside it.
-    traceback.clear_frames(error.__traceback__)
     traceback.print_exception(error)
     if isinstance(error, StageError):
         return Failure(error.stage, error.reason)
@@ -167,7 +165,7 @@ def main() -> None:
     announce_to = int(sys.argv[2]) if len(sys.argv) > 2 else STDERR
     os.set_inheritable(announce_to, False)
     job = Job.from_json((work / JOB).read_text())
-    _keep(job.limits)
+    _limit_memory(job.limits)
     child = Child(job, work, announce_to)
     answer: JobResult | Failure
     try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -15,13 +16,22 @@ from autoshrink.backends.base import Array, Arrays, Session
 def evaluate(session: Session, inputs: Path, outputs: Path, batch: int) -> None:
     """Writes one `<output>.npy` [N, ...] an output for the `<input>.npy` [N, ...] in `inputs`.
 
-    The last batch is filled up with copies of the last row, whose outputs are left out.
+    The last batch is filled up with copies of the last row, whose outputs are left out. On an error `outputs` goes.
 
     Raises:
         ValueError: the inputs do not fit each other or the model; an output has no row for every row of the batch.
         OSError: a file cannot be read or written.
     """
     outputs.mkdir(parents=True, exist_ok=True)
+    try:
+        _evaluate(session, inputs, outputs, batch)
+    except BaseException:
+        # On a full disk this makes the room in which the reason is written.
+        shutil.rmtree(outputs, ignore_errors=True)
+        raise
+
+
+def _evaluate(session: Session, inputs: Path, outputs: Path, batch: int) -> None:
     arrays = map_arrays(inputs)
     count = _count(arrays, inputs)
     files: dict[str, BinaryIO] = {}
@@ -72,11 +82,9 @@ def _begin(folder: Path, name: str, array: Array, count: int) -> BinaryIO:
     """An npy file with its header written, for rows like those of `array`."""
     if "/" in name:
         raise ValueError(f"output {name!r} cannot be the name of a file; give it a name without '/'")
-    header = {
-        "descr": np.lib.format.dtype_to_descr(array.dtype),
-        "fortran_order": False,
-        "shape": (count, *array.shape[1:]),
-    }
+    # numpy has no types for these two.
+    describe: Callable[[np.dtype[Any]], Any] = np.lib.format.dtype_to_descr
+    write_header: Callable[[BinaryIO, dict[str, Any]], None] = np.lib.format.write_array_header_1_0
     stream = (folder / f"{name}.npy").open("wb")
-    np.lib.format.write_array_header_1_0(stream, header)
+    write_header(stream, {"descr": describe(array.dtype), "fortran_order": False, "shape": (count, *array.shape[1:])})
     return stream

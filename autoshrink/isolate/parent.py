@@ -42,8 +42,8 @@ def run_job(
 ) -> JobResult:
     """Does `job` in a child process with `work` as its folder: `child.log`, `samples.npy`, `outputs/` appear there.
 
-    Holds the device's lock meanwhile (a probe runs without it). The child and whatever it started are gone when this
-    returns or raises, and when this process itself is killed.
+    Holds the device's lock meanwhile (a probe runs without it). When it takes too long, and when an exception comes
+    between, the child and what it started are killed; when this process itself is killed, the child is.
 
     Args:
         job: what to do.
@@ -113,6 +113,7 @@ class _Run:
             yield process, stages
         finally:
             os.close(stages)
+            # Unless it was waited for, the number is still its own, even when it has ended.
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

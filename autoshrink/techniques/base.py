@@ -1,4 +1,4 @@
-"""The contract of a technique: parameters a space may sample, what it needs of a target, and the pure function itself."""
+"""The contract of a technique: parameters a space may sample, what it needs of a target, and the pure function."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -120,7 +120,7 @@ def finetune(
     from autoshrink.isolate.device import device_lock
 
     device = training_device()
-    with device_lock(device.type), _seeded(seed, device):
+    with device_lock(device.type), _forked_random(device):
         ask = teacher_of(task, task.train, teacher, device, cache) if alpha > 0 else None
         trained = copy.deepcopy(model).to(device).train()
         trainable = {name: parameter.requires_grad for name, parameter in trained.named_parameters()}
@@ -129,6 +129,8 @@ def finetune(
                 parameter.requires_grad_(True)
         if any(array.ndim == 4 for array in task.example_inputs.values()):
             _lay_out(trained, torch.channels_last)
+        # Here, for making the teacher may have drawn numbers as well.
+        torch.manual_seed(seed)
         _train(trained, task, ask, device, _Plan(epochs, learning_rate, temperature, alpha, seed), progress)
         _lay_out(trained.to("cpu"), torch.contiguous_format)
     for name, parameter in trained.named_parameters():
@@ -210,9 +212,6 @@ def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
             parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
-@contextlib.contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers of torch from `seed` on, and afterwards as if nothing had been drawn."""
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+def _forked_random(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Afterwards torch's random state is as if nothing had been drawn or seeded."""
+    return torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else [])

@@ -21,7 +21,7 @@ from tests.contracts.backend_contract import BackendContract, OnnxFile
 
 
 class TestOnnxRuntime(BackendContract):
-    modules = {"onnxruntime"}  # noqa: RUF012
+    modules = frozenset({"onnxruntime"})
 
     @pytest.fixture
     def backend(self) -> Backend:
@@ -37,7 +37,9 @@ class TestOnnxRuntime(BackendContract):
         session = self.loaded(backend, onnx_file("linear_float_bias"), tmp_path, "int8_static")
         assert [(layer.name, layer.precision) for layer in session.audit().layers] == [("linear", "int8")]
 
-    def test_the_audit_sees_a_layer_that_fell_back(self, backend: Backend, onnx_file: OnnxFile, tmp_path: Path) -> None:
+    def test_a_gemm_with_float_bias_is_seen_to_fall_back(
+        self, backend: Backend, onnx_file: OnnxFile, tmp_path: Path
+    ) -> None:
         # As if it were a float model: the runtime makes a Gemm of MatMul + Add, which it has only in float.
         audit = self.loaded(backend, onnx_file("linear_float_bias"), tmp_path, "fp32").audit()
         assert [(layer.name, layer.kind, layer.precision) for layer in audit.layers] == [("linear", "Gemm", "fp32")]
@@ -45,7 +47,7 @@ class TestOnnxRuntime(BackendContract):
 
 
 class TestOpenVino(BackendContract):
-    modules = {"openvino", "packaging"}  # noqa: RUF012
+    modules = frozenset({"openvino", "packaging"})
 
     @pytest.fixture
     def backend(self) -> Backend:

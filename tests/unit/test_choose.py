@@ -99,6 +99,16 @@ def test_accuracies_within_noise_are_settled_by_latency_then_by_size() -> None:
     assert choose([*records[:2], slower], Limits(latency_ms=1.0)).number == 2, "10 % is no tie"
 
 
+def test_ranks_are_of_bounds_too() -> None:
+    lucky = replace(trial(1, drop=0.01, ms=0.3), val=Score(0.90, Interval(0.85, 0.95), 50, "wilson"))
+    sure = replace(trial(2, drop=0.02, ms=0.5), val=Score(0.89, Interval(0.88, 0.90), 5000, "wilson"))
+    assert choose([replace(lucky, drop_ci=None), replace(sure, drop_ci=None)], ANY).number == 2
+    noisy = trial(1, ms=0.30)
+    assert noisy.latency is not None
+    noisy = replace(noisy, latency=replace(noisy.latency, ratio_ci=Interval(0.2, 0.6)))
+    assert choose([noisy, trial(2, ms=0.35)], ANY).number == 2
+
+
 def test_only_intervals_that_allow_a_zero_difference_are_a_tie() -> None:
     accurate = trial(1, accuracy=0.89, drop=0.010, drop_half=0.003, ms=0.5)
     # The half-widths 0.003 and 0.004 make 0.005 of the difference.
@@ -126,6 +136,14 @@ def test_without_limits_the_knee_is_within_one_point() -> None:
     assert choose(records, Limits()).number == 1
     assert choose(records[1:], Limits()).number == 1
     assert choose(records[2:], Limits()).number == 2, "none within a point: the most accurate"
+
+
+def test_gain_is_speed_up_times_size_reduction() -> None:
+    fast = trial(1, drop=0.005, ms=0.2, size=900_000)
+    small = trial(2, drop=0.005, ms=0.9, size=200_000)
+    both = trial(3, drop=0.005, ms=0.4, size=400_000)
+    assert choose([BASELINE, fast, small, both], Limits()).number == 3
+    assert choose([BASELINE, fast, trial(2, drop=0.005, ms=0.9, size=150_000)], Limits()).number == 2
 
 
 def test_gains_within_noise_go_to_the_more_accurate() -> None:

@@ -150,6 +150,9 @@ def test_the_whole_way(model: Path, tmp_path: Path) -> None:
     y = np.load(result.outputs["val"] / "y.npy", allow_pickle=False)
     np.testing.assert_array_equal(y, 2 * x)
     assert y.dtype == np.float32
+    # Not a byte more: what the filled-up last batch gave is not in the file.
+    np.save(tmp_path / "y.npy", y)
+    assert (result.outputs["val"] / "y.npy").read_bytes() == (tmp_path / "y.npy").read_bytes()
     np.testing.assert_array_equal(np.load(result.outputs["one"] / "y.npy"), 2 * x[:1])
     # Every call had the whole batch, the last ones too.
     np.testing.assert_array_equal(np.load(result.outputs["val"] / "rows.npy"), np.full(7, 3))
@@ -280,7 +283,7 @@ def test_the_child_dies_when_its_parent_is_killed(model: Path, tmp_path: Path) -
     ("outputs", "inputs", "parts"),
     [
         ("kept", {"x": np.ones((7, 2))}, ("'kept' has shape [1] for a batch of 3",)),
-        ("a/b", {"x": np.ones((7, 2))}, ("'a/b'", "without '/'")),
+        ("y a/b", {"x": np.ones((7, 2))}, ("'a/b'", "without '/'")),
         ("y", {"x": np.ones((7, 2)), "z": np.ones(6)}, ("{'x': 7, 'z': 6} rows",)),
         ("y", {"x": np.float32(1)}, ("{'x': 0} rows",)),
         ("y", {}, ("{} rows",)),
@@ -295,6 +298,7 @@ def test_what_cannot_be_evaluated_says_why(
     assert error.stage == "evaluate"
     for part in parts:
         assert part in error.reason
+    assert not (tmp_path / "work" / "outputs" / "val").exists()
 
 
 def test_arrays_of_python_objects_are_refused(model: Path, tmp_path: Path) -> None:

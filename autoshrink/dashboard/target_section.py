@@ -1,0 +1,158 @@
+"""The section of a report about one target: answer, front, figures, what runs in 8 bit, trials, next commands."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from autoshrink.dashboard.commands import limit_options, next_commands, resume_command
+from autoshrink.dashboard.figures import stage_seconds
+from autoshrink.dashboard.formatting import counted
+from autoshrink.dashboard.headline import Headline
+from autoshrink.dashboard.markup import Markup, element
+from autoshrink.dashboard.report_tables import audit_table, front_table, outcome_list, trials_table
+from autoshrink.dashboard.tables import latency_ties
+from autoshrink.records import StudyFolder
+from autoshrink.search.front import front
+from autoshrink.search.words import describe, human_seconds
+from autoshrink.types import Target, TrialRecord
+
+_FIGURES = {
+    "front": (
+        "Accuracy over latency",
+        "Up and to the left is better. Markers grow with the file; bars are 95 % intervals on val. The line joins the "
+        "trials that no other beats in these two; a member of the front off the line is there for its size. "
+        "Faint: dominated.",
+    ),
+    "size": ("Accuracy over size", "Up and to the left is better. Markers grow with the latency."),
+    "progress": (
+        "Progress of the search",
+        "Hypervolume of loss, latency and size after each trial: 0 is the baseline, 1 would be a model without loss "
+        "that takes no time and no space. Flat at the end: more trials may not help.",
+    ),
+    "time": ("Where the time went", "Seconds of each trial by stage. A stage that came from the cache costs nothing."),
+}
+
+
+def target_section(
+    study: StudyFolder,
+    target: Target,
+    records: Sequence[TrialRecord],
+    answer: Headline,
+    place: int,
+    figures: Collection[str],
+) -> Markup:
+    """The section, with the id `target-PLACE`; of the figures only those in `figures` get an element to be drawn in."""
+
+    def figure(kind: str) -> Markup | None:
+        name = f"{kind}-{place}"
+        return _figure(name, *_FIGURES[kind]) if name in figures else None
+
+    return element(
+        "section",
+        element("h2", target.name),
+        element("p", _profile(target), class_="facts"),
+        _answer(answer),
+        figure("front"),
+        _front(records, answer),
+        element("div", figure("size"), figure("progress"), class_="pair"),
+        _audit(records),
+        figure("time"),
+        _trials(records),
+        element("h3", "What to do next"),
+        _next(study, target, records),
+        id=f"target-{place}",
+    )
+
+
+def _profile(target: Target) -> Iterator[Markup]:
+    if target.summary:
+        yield element("span", target.summary)
+    yield element("span", f"{counted(target.threads, 'thread')}, batch {target.batch}")
+    yield element("span", f"searched: {', '.join(target.precisions)}")
+    limits = " ".join(limit_options(target.limits))
+    yield element("span", "limits: ", element("code", limits)) if limits else element("span", "no limits")
+    if target.unsupported:
+        left_out = "; ".join(f"{name}, since {why}" for name, why in target.unsupported.items())
+        yield element("span", f"not searched: {left_out}")
+
+
+def _answer(answer: Headline) -> Iterator[Markup]:
+    yield element("p", answer.sentence, class_="headline" if answer.chosen else "headline problem")
+    if answer.chosen:
+        yield element("p", element("b", describe(answer.chosen.recipe)), ". ", _code(answer.why), class_="why")
+
+
+def _figure(name: str, title: str, caption: str) -> Markup:
+    return element(
+        "figure",
+        element("h3", title),
+        element("div", id=name, class_="plot", role="img", aria_label=f"{title}. {caption}"),
+        element("figcaption", caption),
+    )
+
+
+def _front(records: Sequence[TrialRecord], answer: Headline) -> Iterator[Markup]:
+    members = front(records)
+    if not members:
+        return
+    notes = [
+        "Brackets are 95 % intervals. Val steered the search, so its best figures are a little lucky; test was scored "
+        "once, for the front. Speed-up is against the baseline, measured in turn with it. Click a heading to sort."
+    ]
+    if latency_ties([record for record in members if record.recipe.stages]):
+        notes.append("≈: as fast as the row above, as far as anybody can tell.")
+    if any(record.latency and not record.latency.stable for record in members):
+        notes.append("Unstable: the interval is wider than the target asks; measure again on a quiet machine.")
+    yield element("h3", "The front")
+    yield front_table(records, answer.chosen)
+    yield element("p", " ".join(notes), class_="note")
+
+
+def _audit(records: Sequence[TrialRecord]) -> Iterator[Markup]:
+    if not any(record.audit for record in front(records)):
+        return
+    yield element("h3", "What runs in 8 bit")
+    yield audit_table(records)
+    yield element(
+        "p",
+        "Counted from the kernels that the runtime chose. A layer that stayed in float costs time, and so does every "
+        "conversion left between layers.",
+        class_="note",
+    )
+
+
+def _trials(records: Sequence[TrialRecord]) -> Iterator[Markup]:
+    if not records:
+        return
+    totals = stage_seconds(records)
+    if totals:
+        longest = sorted(totals.items(), key=lambda item: -item[1])[:4]
+        stages = ", ".join(f"{stage} {human_seconds(seconds)}" for stage, seconds in longest)
+        reused = counted(sum(len(record.reused) for record in records), "stage")
+        text = f"In all {human_seconds(sum(totals.values()))}, the most of it: {stages}. From the cache: {reused}."
+        yield element("p", text, class_="note")
+    yield element("h3", "All trials")
+    yield outcome_list(records)
+    yield element(
+        "details",
+        element("summary", f"Show {counted(len(records), 'trial')} with outcome and reason"),
+        trials_table(records),
+        open=not front(records),
+    )
+
+
+def _next(study: StudyFolder, target: Target, records: Sequence[TrialRecord]) -> Markup:
+    if any(record.is_measured for record in records):
+        steps = next_commands(study, target.name, target.limits)
+    elif records:
+        steps = [("Go on with the search once the reasons above are mended", resume_command(study))]
+    else:
+        steps = [("Go on with the search", resume_command(study))]
+    return element(
+        "dl", [[element("dt", what), element("dd", element("pre", command))] for what, command in steps], class_="next"
+    )
+
+
+def _code(text: str) -> list[object]:
+    """Words between backticks as code."""
+    return [element("code", part) if place % 2 else part for place, part in enumerate(text.split("`"))]
