@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -265,4 +266,26 @@ def tiny_task(name: str) -> Task:
         metric=_accuracy,
         train=TrainingSet(train, batch_size=32),
         loss=_cross_entropy,
+    )
+
+
+def model_task(build: Callable[[], nn.Module], example: npt.NDArray[np.float32], **others: Any) -> Task:
+    """A task of an untrained model alone, one input `x` and one output `y`; every `task.model()` is the same."""
+
+    def model() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build().eval()
+
+    split = Split({"x": example}, {})
+    return Task(
+        name="test",
+        model=model,
+        example_inputs={"x": example},
+        outputs={"y": "values"},
+        calibration={"x": example},
+        val=split,
+        test=split,
+        metric=lambda _outputs, _targets: 0.0,
+        **others,
     )

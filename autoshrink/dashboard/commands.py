@@ -45,11 +45,14 @@ def next_commands(study: StudyFolder, target: str, limits: Limits) -> list[tuple
             "Check the package on the device: hashes, outputs, latency",
             shlex.join(["autoshrink", "verify", package]),
         ),
-        (
-            "Search on, with more trials",
-            shlex.join(["autoshrink", "resume", name, *where, "--trials", str(2 * (study.meta.trials or 24))]),
-        ),
+        more_trials(study),
     ]
+
+
+def more_trials(study: StudyFolder) -> tuple[str, str]:
+    """What it does, and the command that goes on with twice the trials."""
+    trials = 2 * (study.meta.trials or max(len(study.records(target)) for target in study.meta.targets))
+    return "Search on, with more trials", f"{resume_command(study)} --trials {trials}"
 
 
 def resume_command(study: StudyFolder) -> str:

@@ -20,6 +20,8 @@ TOLERATED = 0.05
 BASELINE = "fp32 baseline"
 LEAST_SHARE = 0.005
 """Share of all time that a stage must take to get a colour of its own."""
+LEAST_BARS = 11
+"""A figure of fewer trials keeps room for so many more, or its bars would be as wide as the page."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 STAGES = ("prune", "finetune", "export", "quantize", "prepare", "compile", "audit", "measure", "evaluate", "score")
 """In the order of a trial; stages that are not named here come before `export`, `other` is the last."""
@@ -224,6 +226,7 @@ def time_figure(records: Sequence[TrialRecord], palette: Palette) -> go.Figure |
         )
     lay_out(figure, palette, height=320)
     figure.update_layout(barmode="stack", bargap=0.15)
-    figure.update_xaxes(title_text="trial", tickformat="d")
+    last = max(record.number for record in records)
+    figure.update_xaxes(title_text="trial", tickformat="d", range=[-0.6, max(last, LEAST_BARS) + 0.6])
     figure.update_yaxes(title_text="seconds")
     return figure

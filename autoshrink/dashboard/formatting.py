@@ -82,8 +82,9 @@ def speed_up_interval(ratio: Interval) -> str:
 def change_of_test(record: TrialRecord, baseline: TrialRecord) -> tuple[float, Interval] | None:
     """The drop of the test score against the baseline's and its 95 % interval; None when either was not scored.
 
-    The paired samples are not in the records, so the interval is put together from those of the two scores (square
-    and add, Newcombe 1998, eq. 10). It takes them as independent and is therefore wider than a paired one would be.
+    The paired samples are not in the records, so the interval is put together from those of the two scores by square
+    and add (method 10 of Newcombe 1998, Statistics in Medicine 17:873). That takes the scores as independent, so it is
+    wider than a paired interval would be.
     """
     if record.test is None or baseline.test is None:
         return None

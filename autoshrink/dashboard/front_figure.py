@@ -211,7 +211,7 @@ class _Plot:
             ticks = [digit * 10.0**power for power in range(-4, 3) for digit in (1, 2, 5)]
             figure.update_xaxes(
                 type="log",
-                range=[float(np.log10(min(ratios) * 0.8)), float(np.log10(max(ratios) * 1.2))],
+                range=[float(np.log10(min(ratios) * 0.7)), float(np.log10(max(ratios) * 1.2))],
                 tickvals=ticks,
                 ticktext=[f"{tick:g}" for tick in ticks],
             )
@@ -244,7 +244,7 @@ class _Plot:
         figure.add_annotation(
             x=self._place(self._x(chosen)),
             y=self._y(chosen)[1],
-            text=f"trial {chosen.number}, chosen",
+            text="chosen",
             # Nothing lies up and to the left of a trial on the front.
             ax=-38,
             ay=-46,

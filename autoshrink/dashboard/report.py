@@ -41,14 +41,15 @@ def write_report(study: StudyFolder, out: Path) -> Path:
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(out)
+        try:
+            partial.write_text(page, encoding="utf-8")
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(
             [f"{out}: cannot be written ({error.strerror or error}); name another file with --out"]
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return out
 
 

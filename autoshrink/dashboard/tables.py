@@ -157,6 +157,7 @@ def front_table(study: StudyFolder, target: str) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1),
+        leading=1,
     )
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("recipe", min_width=9, max_width=44, overflow="fold")
@@ -203,12 +204,12 @@ def _cells(
         _two_lines(
             f"{'≈ ' if tie else ''}{human_ms(latency.ms)}" if latency else None,
             f"{_speed_up(latency.ratio, latency.ratio_ci)}" if latency and not is_baseline else "",
-            "bold green" if latency and latency.ratio_ci.high < 1 else "red" if latency and latency.ratio > 1 else "",
+            "green" if latency and latency.ratio_ci.high < 1 else "red" if latency and latency.ratio > 1 else "",
         ),
         _two_lines(
             human_bytes(record.artifact.size_bytes) if record.artifact else None,
             gain(smaller, "smaller", "larger") if smaller is not None and not is_baseline else "",
-            "bold green" if smaller is not None and smaller < 1 else "",
+            "green" if smaller is not None and smaller < 1 else "",
         ),
         Text(f"{audit.int8_layers}/{len(audit.layers)}" if audit else "-"),
     )

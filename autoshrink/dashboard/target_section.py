@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from autoshrink.dashboard.commands import limit_options, next_commands, resume_command
+from autoshrink.dashboard.commands import limit_options, more_trials, next_commands, resume_command
 from autoshrink.dashboard.figures import stage_seconds
 from autoshrink.dashboard.formatting import counted
 from autoshrink.dashboard.headline import Headline
@@ -59,7 +59,7 @@ def target_section(
         figure("time"),
         _trials(records),
         element("h3", "What to do next"),
-        _next(study, target, records),
+        _next(study, target, records, answer),
         id=f"target-{place}",
     )
 
@@ -96,7 +96,8 @@ def _front(records: Sequence[TrialRecord], answer: Headline) -> Iterator[Markup]
     if not members:
         return
     notes = [
-        "Brackets are 95 % intervals. Val steered the search, so its best figures are a little lucky; test was scored "
+        "Brackets are 95 % intervals; the headline's takes the two test scores as independent, so it is wide. "
+        "Val steered the search, so its best figures are a little lucky; test was scored "
         "once, for the front. Speed-up is against the baseline, measured in turn with it. Click a heading to sort."
     ]
     if latency_ties([record for record in members if record.recipe.stages]):
@@ -141,9 +142,11 @@ def _trials(records: Sequence[TrialRecord]) -> Iterator[Markup]:
     )
 
 
-def _next(study: StudyFolder, target: Target, records: Sequence[TrialRecord]) -> Markup:
-    if any(record.is_measured for record in records):
+def _next(study: StudyFolder, target: Target, records: Sequence[TrialRecord], answer: Headline) -> Markup:
+    if answer.chosen is not None:
         steps = next_commands(study, target.name, target.limits)
+    elif any(record.is_measured for record in records):
+        steps = [more_trials(study)]
     elif records:
         steps = [("Go on with the search once the reasons above are mended", resume_command(study))]
     else:

@@ -40,7 +40,7 @@ def human_seconds(seconds: float) -> str:
 
 
 def _prune(settings: Settings) -> str:
-    text = f"prune {float(settings['ratio']):.0%}".replace("%", " %")
+    text = f"prune {100 * float(settings['ratio']):g} %"
     return text if settings.get("importance", "magnitude") == "magnitude" else f"{text} by {settings['importance']}"
 
 

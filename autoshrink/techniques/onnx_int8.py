@@ -104,15 +104,14 @@ def quantize_dynamic(model: onnx.ModelProto, grid: Grid, folder: Path) -> onnx.M
     """`model` with int8 weights whose activations are quantized at each call (DynamicQuantizeLinear, MatMulInteger).
 
     Args:
-        model: is modified.
+        model: is not modified.
         grid: its operators and `per_channel`; the activations are always uint8.
         folder: where temporary files may lie; they are gone afterwards.
 
     Raises:
         StageError: the graph has no such operator with constant weights.
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+    from onnxruntime import quantization
 
     if not weight_nodes(model.graph, grid.operators):
         raise StageError(
@@ -120,17 +119,15 @@ def quantize_dynamic(model: onnx.ModelProto, grid: Grid, folder: Path) -> onnx.M
             f"no {'/'.join(grid.operators)} with constant weights is in the graph, so int8_dynamic would change "
             "nothing; use int8_static",
         )
-    # Without this mark the quantizer advises to fold constants first, which the export has done.
-    add_pre_process_metadata(model)
     with tempfile.TemporaryDirectory(dir=folder) as temporary, _quiet():
         source, out = Path(temporary) / "float.onnx", Path(temporary) / "int8.onnx"
         source.write_bytes(model.SerializeToString())
-        quantize_dynamic(
+        quantization.quantize_dynamic(
             source,
             out,
             op_types_to_quantize=list(grid.operators),
             per_channel=grid.per_channel,
-            weight_type=QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
         )
         return onnx.load(str(out))
 

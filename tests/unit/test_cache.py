@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def cache(tmp_path: Path) -> StageCache:
     return StageCache(tmp_path)
 
 
-def write(text: str = "content", name: str = "file.txt") -> object:
+def write(text: str = "content", name: str = "file.txt") -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -58,20 +59,20 @@ class TestRoot:
 class TestGetOrMake:
     def test_miss_makes_and_hit_does_not(self, cache: StageCache) -> None:
         assert cache.get(KEY) is None
-        folder, found = cache.get_or_make(KEY, "prune", write())  # type: ignore[arg-type]
+        folder, found = cache.get_or_make(KEY, "prune", write())
         assert not found
         assert (folder / "file.txt").read_text() == "content"
         assert cache.get_or_make(KEY, "prune", never) == (folder, True)
         assert cache.get(KEY) == folder
 
     def test_keys_are_apart(self, cache: StageCache) -> None:
-        cache.get_or_make(KEY, "prune", write("one"))  # type: ignore[arg-type]
-        folder, found = cache.get_or_make("cd" * 32, "prune", write("two"))  # type: ignore[arg-type]
+        cache.get_or_make(KEY, "prune", write("one"))
+        folder, found = cache.get_or_make("cd" * 32, "prune", write("two"))
         assert not found
         assert (folder / "file.txt").read_text() == "two"
 
     def test_folders_within_an_entry(self, cache: StageCache) -> None:
-        folder, _ = cache.get_or_make(KEY, "x", write(name="inner/file.txt"))  # type: ignore[arg-type]
+        folder, _ = cache.get_or_make(KEY, "x", write(name="inner/file.txt"))
         assert json.loads((folder / META).read_text())["files"] == {
             "inner/file.txt": file_sha256(folder / "inner" / "file.txt")
         }
@@ -82,7 +83,7 @@ class TestGetOrMake:
         "damage", ["changed", "truncated", "missing", "no meta", "half a meta", "other meta", "list"]
     )
     def test_what_is_corrupt_is_made_again(self, cache: StageCache, damage: str) -> None:
-        folder, _ = cache.get_or_make(KEY, "prune", write())  # type: ignore[arg-type]
+        folder, _ = cache.get_or_make(KEY, "prune", write())
         file, meta = folder / "file.txt", folder / META
         if damage == "changed":
             file.write_text("CONTENT")
@@ -100,7 +101,7 @@ class TestGetOrMake:
             meta.write_text("[1]")
         assert cache.get(KEY) is None
         assert not folder.exists()
-        again, found = cache.get_or_make(KEY, "prune", write())  # type: ignore[arg-type]
+        again, found = cache.get_or_make(KEY, "prune", write())
         assert not found
         assert (again / "file.txt").read_text() == "content"
         assert cache.get(KEY) == folder
@@ -113,7 +114,7 @@ class TestGetOrMake:
         with pytest.raises(RuntimeError, match="no luck"):
             cache.get_or_make(KEY, "prune", fail)
         assert visible(cache) == []
-        assert cache.get_or_make(KEY, "prune", write())[1] is False  # type: ignore[arg-type]
+        assert cache.get_or_make(KEY, "prune", write())[1] is False
 
     def test_a_full_disk_leaves_nothing(self, cache: StageCache) -> None:
         def full(folder: Path) -> None:
@@ -171,7 +172,7 @@ class TestTrim:
     def filled(self, cache: StageCache) -> StageCache:
         now = time.time()
         for number, age in enumerate((30, 10, 20)):
-            folder, _ = cache.get_or_make(f"{number}" * 64, f"kind{number}", write("x" * 1000))  # type: ignore[arg-type]
+            folder, _ = cache.get_or_make(f"{number}" * 64, f"kind{number}", write("x" * 1000))
             os.utime(folder / META, (now - age, now - age))
         return cache
 

@@ -1,5 +1,6 @@
 """Graphs before they are quantized: which layers stay float, and linear layers with their bias in one operator."""
 
+import logging
 from collections import Counter
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from autoshrink.onnx_graph import quiet_session, run
-from autoshrink.techniques.onnx_int8 import ends
+from autoshrink.techniques.onnx_int8 import _quiet, ends
 from autoshrink.techniques.onnx_linear import linear_as_gemm
 
 
@@ -62,3 +63,13 @@ def test_a_linear_layer_over_sequences_becomes_a_gemm(bias_first):
 )
 def test_anything_else_is_left_as_it_is(model):
     assert linear_as_gemm(model).graph.node == model.graph.node
+
+
+def test_what_the_quantizer_logs_is_not_printed_and_leaves_no_handler(monkeypatch, capfd):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    level = root.level
+    with _quiet():
+        logging.warning("advice")
+    assert root.handlers == [] and root.level == level
+    assert capfd.readouterr() == ("", "")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,38 +11,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autoshrink.errors import StageError
-from autoshrink.task import Arrays, Split, Task
-from autoshrink.techniques.channel_groups import ChannelGraph
+from autoshrink.task import Task
 from autoshrink.techniques.prune import Prune, channels_to_remove, prune, replay
 from autoshrink.tensors import run_example
 from autoshrink.types import Precision, Target
-from tests.small_models import ConvStack, tiny_task
+from tests.small_models import ConvStack, model_task, tiny_task
 
 IMAGE = np.random.default_rng(0).normal(size=(1, 1, 8, 8)).astype(np.float32)
 SEQUENCE = np.random.default_rng(0).normal(size=(1, 7, 6)).astype(np.float32)
-
-
-def task_for(build: Callable[[], nn.Module], example: Arrays | np.ndarray[Any, Any], **others: Any) -> Task:
-    """A task of a model alone: pruning by magnitude looks at nothing else."""
-
-    def model() -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return build().eval()
-
-    inputs = {"x": example} if isinstance(example, np.ndarray) else example
-    split = Split(inputs, {})
-    return Task(
-        name="test",
-        model=model,
-        example_inputs=inputs,
-        outputs={"y": "values"},
-        calibration=inputs,
-        val=split,
-        test=split,
-        metric=lambda _outputs, _targets: 0.0,
-        **others,
-    )
 
 
 def halve(task: Task, **others: Any) -> tuple[nn.Module, dict[str, Any]]:
@@ -194,13 +169,13 @@ class TestPrune:
 
     def test_model_without_layers_of_weights(self) -> None:
         with pytest.raises(StageError, match="no convolution and no linear layer"):
-            halve(task_for(nn.ReLU, IMAGE))
+            halve(model_task(nn.ReLU, IMAGE))
 
     def test_frozen_parameters_are_pruned_and_stay_frozen(self) -> None:
         def frozen() -> nn.Module:
             return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 5)).requires_grad_(False)
 
-        pruned, structure = halve(task_for(frozen, SEQUENCE))
+        pruned, structure = halve(model_task(frozen, SEQUENCE))
         assert len(removed(structure)["0"]) == 16
         assert not any(parameter.requires_grad for parameter in pruned.parameters())
 
@@ -215,218 +190,6 @@ class TestPrune:
         shapes = [{name: list(p.shape) for name, p in m.named_parameters()} for m in (pruned, again)]
         assert shapes[0] == shapes[1]
         assert structure["tied"] == [["embed.weight", "head.weight"]]
-
-
-class Shuffled(nn.Module):
-    """Grouped convolution, channel shuffle."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(1, 32, 3, padding=1)
-        self.grouped = nn.Conv2d(32, 32, 1, groups=4)
-        self.second = nn.Conv2d(32, 32, 3)
-        self.head = nn.Linear(32, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.grouped(torch.relu(self.first(x)))
-        n, c, h, w = x.shape
-        x = x.view(n, 4, c // 4, h, w).transpose(1, 2).reshape(n, c, h, w)
-        out: torch.Tensor = self.head(torch.relu(self.second(x)).mean((2, 3)))
-        return out
-
-
-class Concatenated(nn.Module):
-    """Dense connections."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(1, 16, 3, padding=1)
-        self.second = nn.Conv2d(16, 24, 3, padding=1)
-        self.third = nn.Conv2d(40, 32, 1)
-        self.head = nn.Linear(72, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        a = torch.relu(self.first(x))
-        x = torch.cat((a, torch.relu(self.second(a))), 1)
-        x = torch.cat((x, torch.relu(self.third(x))), 1)
-        out: torch.Tensor = self.head(x.mean((2, 3)))
-        return out
-
-
-class Gated(nn.Module):
-    """A gated linear unit: both halves of a projection lose the same channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.project = nn.Linear(6, 64)
-        self.middle = nn.Linear(32, 32)
-        self.head = nn.Linear(32, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        a, b = self.project(x).chunk(2, -1)
-        out: torch.Tensor = self.head(torch.relu(self.middle(a * torch.sigmoid(b)))).mean(1)
-        return out
-
-
-class Squeezed(nn.Module):
-    """Squeeze and excitation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(1, 32, 3)
-        self.squeeze = nn.Linear(32, 16)
-        self.excite = nn.Linear(16, 32)
-        self.head = nn.Linear(32, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.first(x))
-        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(x.mean((2, 3))))))
-        out: torch.Tensor = self.head((x * gate[:, :, None, None]).mean((2, 3)))
-        return out
-
-
-class Heads(nn.Module):
-    """Attention by softmax with a fixed scale, so that fewer channels change nothing but what they carried."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.query, self.key, self.value = nn.Linear(6, 32), nn.Linear(6, 32), nn.Linear(6, 32)
-        self.out = nn.Linear(32, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = (layer(x).unflatten(-1, (4, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
-        mixed = (q @ k.transpose(-2, -1) / 3).softmax(-1) @ v
-        out: torch.Tensor = self.out(mixed.transpose(1, 2).flatten(2))
-        return out
-
-
-class UpSampled(nn.Module):
-    """A transposed convolution beside a skip connection."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(1, 16, 3, padding=1)
-        self.down = nn.Conv2d(16, 32, 3, 2, 1)
-        self.up = nn.ConvTranspose2d(32, 16, 2, 2)
-        self.last = nn.Conv2d(32, 4, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        a = torch.relu(self.first(x))
-        out: torch.Tensor = self.last(torch.cat((a, self.up(torch.relu(self.down(a)))), 1))
-        return out
-
-
-@pytest.mark.parametrize(
-    ("build", "example"),
-    [
-        (ConvStack, IMAGE),
-        (Shuffled, IMAGE),
-        (Concatenated, IMAGE),
-        (Squeezed, IMAGE),
-        (UpSampled, IMAGE),
-        (Gated, SEQUENCE),
-        (Heads, SEQUENCE),
-    ],
-)
-def test_only_the_removed_channels_are_missing(build: Callable[[], nn.Module], example: np.ndarray[Any, Any]) -> None:
-    """The pruned model computes what the whole one does with the removed channels at zero."""
-    task = task_for(build, example)
-    groups, _ = ChannelGraph(task.model(), task).groups(())
-    pruned, structure = halve(task)
-    masked = task.model()
-    for root, channels in removed(structure).items():
-        assert channels
-        for name in next(group.layers for group in groups if group.layers[0] == root):
-            layer = masked.get_submodule(name)
-            with torch.no_grad():
-                if isinstance(layer, nn.ConvTranspose2d):
-                    layer.weight[:, channels] = 0
-                else:
-                    layer.weight[channels] = 0  # type: ignore[index, operator]
-                layer.bias[channels] = 0  # type: ignore[index, operator]
-    expected, found = run_example(masked, task)["y"], run_example(pruned, task)["y"]
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(found, run_example(task.model(), task)["y"], atol=1e-4)
-
-
-def test_shuffled_channels_are_left_alone() -> None:
-    assert list(removed(halve(task_for(Shuffled, IMAGE))[1])) == ["second", "first"]
-
-
-def test_heads_lose_the_same_positions() -> None:
-    _, structure = halve(task_for(Heads, SEQUENCE))
-    (channels,) = removed(structure).values()
-    assert len(channels) == 16
-    positions = [[channel % 8 for channel in channels if channel // 8 == head] for head in range(4)]
-    assert positions == [positions[0]] * 4
-
-
-class NormedWide(nn.Module):
-    """A layer norm whose weights tell their channels apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(6, 64)
-        self.norm = nn.LayerNorm(64)
-        self.head = nn.Linear(64, 5)
-        with torch.no_grad():
-            self.norm.weight.copy_(torch.arange(64.0))
-            self.norm.bias.copy_(torch.arange(64.0))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.head(self.norm(self.first(x)))
-        return out
-
-
-def test_layer_norm_keeps_its_weights_in_order() -> None:
-    task = task_for(NormedWide, SEQUENCE)
-    pruned, structure = prune(task.model(), task, ratio=0.9, round_to=4)
-    kept = sorted(set(range(64)) - set(removed(structure)["first"]))
-    norm = pruned.get_submodule("norm")
-    assert isinstance(norm, nn.LayerNorm)
-    assert norm.weight.tolist() == norm.bias.tolist() == kept
-    assert norm.normalized_shape == (len(kept),)
-
-
-class BuiltInAttention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Linear(6, 32)
-        self.layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
-        self.head = nn.Linear(32, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.head(self.layer(self.embed(x)))
-        return out
-
-
-class Recurrent(nn.Module):
-    def __init__(self, kind: type[nn.GRU] | type[nn.LSTM]) -> None:
-        super().__init__()
-        self.embed = nn.Linear(6, 32)
-        self.layer = kind(32, 32, batch_first=True)
-        self.after = nn.Linear(32, 32)
-        self.head = nn.Linear(32, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.head(torch.relu(self.after(self.layer(self.embed(x))[0])))
-        return out
-
-
-@pytest.mark.parametrize(
-    ("build", "kept", "pruned"),
-    [
-        (BuiltInAttention, "embed", "layer.linear1"),
-        (lambda: Recurrent(nn.GRU), "embed", "after"),
-        (lambda: Recurrent(nn.LSTM), "embed", "after"),
-    ],
-)
-def test_layers_beside_built_in_attention_and_recurrence_keep_their_width(
-    build: Callable[[], nn.Module], kept: str, pruned: str
-) -> None:
-    model, structure = halve(task_for(build, SEQUENCE))
-    assert list(removed(structure)) == [pruned]
-    assert model.get_submodule(kept).out_features == 32
 
 
 class HardCoded(nn.Module):
@@ -445,7 +208,7 @@ class HardCoded(nn.Module):
 
 
 def test_a_model_that_does_not_run_any_more_is_refused_with_the_way_out() -> None:
-    task = task_for(HardCoded, IMAGE)
+    task = model_task(HardCoded, IMAGE)
     with pytest.raises(StageError) as caught:
         halve(task)
     assert caught.value.stage == "prune"
@@ -472,7 +235,7 @@ class Detached(nn.Module):
 
 
 def test_outputs_of_another_shape_are_refused() -> None:
-    task = replace(task_for(Detached, SEQUENCE), outputs={"y": "values", "features": "values"})
+    task = replace(model_task(Detached, SEQUENCE), outputs={"y": "values", "features": "values"})
     with pytest.raises(StageError, match=r"layer first: .*'features': \[1, 7, 16\].* put \"first\" into Task.keep"):
         halve(task)
 
@@ -491,7 +254,7 @@ class NotTraceable(nn.Module):
 
 def test_a_model_that_cannot_be_traced_is_refused() -> None:
     with pytest.raises(StageError, match="cannot be traced: RuntimeError: only for inference; leave prune out"):
-        halve(task_for(NotTraceable, IMAGE))
+        halve(model_task(NotTraceable, IMAGE))
 
 
 def test_target_gives_the_block() -> None:
