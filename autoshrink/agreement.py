@@ -7,6 +7,13 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+BOUND_DB = 200.0
+
+
+def bounded_db(decibel: float) -> float:
+    """An agreement as JSON can hold it: equal outputs agree at infinity, which is written as 200 dB."""
+    return round(max(-BOUND_DB, min(BOUND_DB, decibel)), 2)
+
 
 def sqnr_db(reference: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -> float:
     """Signal to quantization noise ratio, 10 log10(sum r^2 / sum (r - o)^2), over all elements, in float64.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autoshrink.agreement import sqnr_db
+from autoshrink.agreement import bounded_db, sqnr_db
 from autoshrink.errors import ConfigError, StageError
 from autoshrink.export_errors import STAGE, model_fails, not_traceable, not_translatable, wrapped_name
 from autoshrink.onnx_graph import (
@@ -86,7 +86,8 @@ def export_onnx(model: nn.Module, task: Task, batch: int, out: Path) -> dict[str
                 f"{max_abs[name]:.3g}); it must be {AGREEMENT_DB:.0f} dB or more.\n"
                 "Look for randomness in evaluation mode, a state kept between calls, or a layer that works in float64.",
             )
-    return {"agreement_db": agreement_db, "max_abs": max_abs, "opset": OPSET}
+    bounded = {name: bounded_db(decibel) for name, decibel in agreement_db.items()}
+    return {"agreement_db": bounded, "max_abs": max_abs, "opset": OPSET}
 
 
 def _try_torch(model: nn.Module, task: Task, example: Arrays) -> None:

@@ -90,6 +90,14 @@ class Progress:
             self._console.print(f"[{finished}{total}] {self._line(record).plain}", highlight=False, soft_wrap=True)
         self._draw(force=True)
 
+    def scoring(self, record: TrialRecord) -> None:
+        """A member of the front is scored on the test split."""
+        self._now = Text.assemble(
+            (record.target, "bold"), f"  trial {record.number}  ", (describe(record.recipe), "cyan")
+        )
+        self._stage = "test split"
+        self._draw(force=True)
+
     def say(self, text: str) -> None:
         """A line that stays."""
         self._console.print(Text(text, style="dim"), soft_wrap=True)
@@ -134,6 +142,8 @@ class Progress:
             (f"{record.outcome:<10} ", _COLOURS.get(record.outcome, "")),
             f"{record.target} {record.number:>3}  ",
             (describe(record.recipe), "cyan"),
+            no_wrap=True,
+            overflow="ellipsis",
         )
         baseline = self._baselines.get(record.target)
         if record.is_measured and record.latency and record.artifact and record.val:

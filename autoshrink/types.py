@@ -267,6 +267,7 @@ class Score:
     ci: Interval
     count: int
     method: str
+    name: str = "accuracy"
 
 
 @dataclass(frozen=True)

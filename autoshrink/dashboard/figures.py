@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from autoshrink.dashboard.formatting import METRIC_NAME, Metric, speed_up, speed_up_interval
+from autoshrink.dashboard.formatting import Metric, speed_up, speed_up_interval
 from autoshrink.dashboard.palette import Palette
 from autoshrink.dashboard.tables import baseline_of
 from autoshrink.search.front import hypervolume, non_dominated, objectives
@@ -46,9 +46,9 @@ def hover(record: TrialRecord, metric: Metric) -> str:
     """Everything about a trial, for plotly's hover box."""
     lines = [f"<b>trial {record.number}</b>  {escape(describe(record.recipe))}"]
     if record.val is not None:
-        lines.append(f"{METRIC_NAME} on val {metric.value(record.val.value)} {_interval(record.val.ci, metric)}")
+        lines.append(f"{metric.name} on val {metric.value(record.val.value)} {_interval(record.val.ci, metric)}")
     if record.test is not None:
-        lines.append(f"{METRIC_NAME} on test {metric.value(record.test.value)} {_interval(record.test.ci, metric)}")
+        lines.append(f"{metric.name} on test {metric.value(record.test.value)} {_interval(record.test.ci, metric)}")
     if record.recipe.stages and record.drop is not None and record.drop_ci is not None:
         lines.append(f"{metric.change(record.drop)} {metric.change_interval(record.drop_ci)} against the baseline, val")
     if record.latency is not None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from autoshrink.types import Interval, TrialRecord
 
-METRIC_NAME = "accuracy"
-"""The records do not hold the task's metric name."""
 SAME = 0.005
 """A ratio that is nearer to 1 than this is written as the same."""
 
@@ -18,12 +16,14 @@ class Metric:
     """How a study writes its metric: a share between 0 and 1 in percent, anything else as a plain number."""
 
     percent: bool
+    name: str = "accuracy"
 
     @classmethod
     def of(cls, records: Sequence[TrialRecord]) -> Metric:
-        """In percent when every score of `records` lies within 0 and 1."""
-        scores = [score.value for record in records for score in (record.val, record.test) if score is not None]
-        return cls(all(0 <= score <= 1 for score in scores))
+        """Named as in `records`; in percent when every score of theirs lies within 0 and 1."""
+        scores = [score for record in records for score in (record.val, record.test) if score is not None]
+        percent = all(0 <= score.value <= 1 for score in scores)
+        return cls(percent, scores[0].name) if scores else cls(percent)
 
     @property
     def factor(self) -> float:

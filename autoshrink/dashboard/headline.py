@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoshrink.dashboard.formatting import METRIC_NAME, Metric, change_of_test, gain
+from autoshrink.dashboard.formatting import Metric, change_of_test, gain
 from autoshrink.dashboard.tables import baseline_of, size_ratio
 from autoshrink.errors import NothingFits
 from autoshrink.package.choose import DEFAULT_DROP, choose
@@ -85,5 +85,5 @@ def _why(limits: Limits, metric: Metric) -> str:
     if limits.size_bytes is not None:
         kept.append(f"size at most {human_bytes(limits.size_bytes)}")
     if limits.drop is not None:
-        kept.append(f"{METRIC_NAME} change no worse than {metric.change(limits.drop)}")
+        kept.append(f"{metric.name} change no worse than {metric.change(limits.drop)}")
     return f"Chosen as `autoshrink pick` does under the limits of this target, kept by 95 % bounds: {', '.join(kept)}."

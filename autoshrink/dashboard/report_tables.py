@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from autoshrink.dashboard.formatting import METRIC_NAME, Metric, gain, speed_up, speed_up_interval
+from autoshrink.dashboard.formatting import Metric, gain, speed_up, speed_up_interval
 from autoshrink.dashboard.markup import Markup, element
 from autoshrink.dashboard.tables import baseline_of, latency_ties, size_ratio
 from autoshrink.search.front import front
@@ -27,7 +27,7 @@ def front_table(records: Sequence[TrialRecord], chosen: TrialRecord | None) -> M
     rest = [record for record in members if record is not baseline]
     ties = latency_ties(rest)
     head = [
-        ("trial", True), ("recipe", False), (f"{METRIC_NAME}, test", True), (f"{METRIC_NAME}, val", True),
+        ("trial", True), ("recipe", False), (f"{metric.name}, test", True), (f"{metric.name}, val", True),
         ("change, val", True), ("latency", True), ("speed-up", True), ("size", True), ("smaller", True), ("int8", True),
     ]  # fmt: skip
 
@@ -106,7 +106,7 @@ def trials_table(records: Sequence[TrialRecord]) -> Markup:
     metric, baseline = Metric.of(records), baseline_of(records)
     members = {record.number for record in front(records)}
     head = [
-        ("trial", True), ("outcome", False), ("recipe, reason", False), (f"{METRIC_NAME}, val", True),
+        ("trial", True), ("outcome", False), ("recipe, reason", False), (f"{metric.name}, val", True),
         ("change, val", True), ("latency", True), ("speed-up", True), ("size", True), ("time", True),
     ]  # fmt: skip
 

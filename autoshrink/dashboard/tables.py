@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from autoshrink.dashboard.formatting import METRIC_NAME, Metric, factor, gain
+from autoshrink.dashboard.formatting import Metric, factor, gain
 from autoshrink.records import StudyFolder
 from autoshrink.search.front import front
 from autoshrink.search.words import describe, human_bytes, human_ms
@@ -48,7 +48,7 @@ def front_rows(study: StudyFolder, target: str) -> dict[str, Any]:
     rows = {record.number: _row(record, baseline, record.number in members) for record in records}
     return {
         "target": target,
-        "metric_name": METRIC_NAME,
+        "metric_name": Metric.of(records).name,
         "baseline": rows[baseline.number] if baseline else None,
         "front": [rows[number] for number in members],
         "trials": list(rows.values()),
@@ -162,7 +162,7 @@ def front_table(study: StudyFolder, target: str) -> Table:
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("recipe", min_width=9, max_width=44, overflow="fold")
     # In a narrow terminal a cell breaks between its figures, never within one.
-    for name, width in ((METRIC_NAME, 8), ("latency", 8), ("size", 7), ("int8", 5)):
+    for name, width in ((metric.name, 8), ("latency", 8), ("size", 7), ("int8", 5)):
         table.add_column(name, justify="right", min_width=width, overflow="fold")
     ties = latency_ties(rest) if members else set()
     for record in ([baseline] if baseline else []) + rest:

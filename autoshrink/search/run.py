@@ -40,6 +40,9 @@ class Display(Protocol):
     def end(self, record: TrialRecord, finished: int, planned: int | None) -> None:
         """It ended; `finished` of `planned` trials over all targets are done."""
 
+    def scoring(self, record: TrialRecord) -> None:
+        """A member of the front is scored on the test split."""
+
     def say(self, text: str) -> None:
         """Anything else worth a line."""
 
@@ -87,7 +90,7 @@ def _run(folder: StudyFolder, task: Task, display: Display, cache: StageCache) -
         return sum(len(lane.records) for lane in lanes)
 
     def run(lane: _Lane, recipe: Recipe) -> TrialRecord:
-        number = len(lane.records)
+        number = 1 + max((record.number for record in lane.records), default=-1)
         display.begin(lane.target.name, number, recipe)
         write_json(_half_done(folder, lane.target), {"schema": 1, "number": number, "recipe": recipe.to_json()})
         record = lane.runner.run(recipe, number, lane.baseline, display.stage)
@@ -125,8 +128,11 @@ def _run(folder: StudyFolder, task: Task, display: Display, cache: StageCache) -
 
     for lane in lanes:
         for record in _finalists(lane.records):
-            display.stage(f"{lane.target.name}: test split, trial {record.number}", 0, 0)
-            lane.runner.score_test(record, lambda _stage, _done, _total: None)
+            display.scoring(record)
+            try:
+                lane.runner.score_test(record)
+            except AutoshrinkError as error:
+                display.say(f"{lane.target.name} trial {record.number} has no test score: {error}")
 
 
 def _finalists(records: list[TrialRecord]) -> list[TrialRecord]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from autoshrink.agreement import sqnr_db
+from autoshrink.agreement import bounded_db, sqnr_db
 from autoshrink.cache import StageCache
 from autoshrink.errors import AutoshrinkError, ChildError, StageError
 from autoshrink.isolate.job import Job, JobResult, Loaded
@@ -23,14 +23,12 @@ from autoshrink.pipeline import Pipeline
 from autoshrink.records import StudyFolder
 from autoshrink.search.study import excesses
 from autoshrink.search.words import human_bytes, human_ms
-from autoshrink.task import Arrays, Task, fingerprint
-from autoshrink.types import Artifact, Interval, Outcome, Recipe, Target, TrialRecord
+from autoshrink.task import Arrays, Split, Task, fingerprint
+from autoshrink.types import Artifact, Interval, Outcome, Recipe, Score, Target, TrialRecord
 
 Array = npt.NDArray[np.generic]
 
 AGREEMENT_SAMPLES = 64
-AGREEMENT_CEILING_DB = 200.0
-"""Equal outputs agree at infinity, which JSON cannot hold."""
 
 Listener = Callable[[str, int, int], None]
 """Told (stage, steps done, steps in all); (stage, 0, 0) when a stage of unknown length begins."""
@@ -130,7 +128,7 @@ class TrialRunner:
     def _judge(self, record: TrialRecord, place: Path, baseline: TrialRecord | None, result: JobResult) -> TrialRecord:
         task, target, seed = self._task, self._target, self._folder.meta.seed
         outputs = load_arrays(result.outputs["val"])
-        val = score_of(task.metric, outputs, task.val.targets, seed)
+        val = self._score(outputs, task.val)
         if baseline is None:
             drop, drop_ci = 0.0, Interval(0.0, 0.0)
         else:
@@ -153,7 +151,7 @@ class TrialRunner:
             latency=result.latency,
             artifact=artifact,
             audit=result.audit,
-            agreement_db=round(min(agreement, AGREEMENT_CEILING_DB), 2),
+            agreement_db=bounded_db(agreement),
             peak_memory_bytes=result.peak_memory_bytes,
             log=self._relative(place / "child.log"),
             samples=self._relative(result.samples) if result.samples else None,
@@ -176,11 +174,10 @@ class TrialRunner:
             )
         return f"{self._task.metric_name} drops by {record.drop:.4f}, over the limit of {limits.drop}"
 
-    def score_test(self, record: TrialRecord, listen: Listener) -> TrialRecord:
+    def score_test(self, record: TrialRecord) -> TrialRecord:
         """The record with the score of its artifact on the test split, written to the study's folder."""
         if record.artifact is None or record.test is not None:
             return record
-        listen("evaluate on test", 0, 0)
         place = self._folder.trial_folder(self._target.name, record.number) / "test"
         place.mkdir(exist_ok=True)
         job = Job(
@@ -200,12 +197,14 @@ class TrialRunner:
         )
         result = run_job(job, place, lambda _stage: None)
         outputs = load_arrays(result.outputs["test"])
-        record = replace(
-            record, test=score_of(self._task.metric, outputs, self._task.test.targets, self._folder.meta.seed)
-        )
+        record = replace(record, test=self._score(outputs, self._task.test))
         shutil.rmtree(place, ignore_errors=True)
         self._folder.write(record)
         return record
+
+    def _score(self, outputs: Arrays, split: Split) -> Score:
+        task = self._task
+        return replace(score_of(task.metric, outputs, split.targets, self._folder.meta.seed), name=task.metric_name)
 
     def loaded(self, artifact: Artifact) -> Loaded:
         """Where an artifact of this study lies."""

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from autoshrink.agreement import sqnr_db
+from autoshrink.agreement import bounded_db, sqnr_db
 
 
 def test_a_thousandth_of_the_amplitude_is_60_db():
@@ -49,3 +49,7 @@ def test_common_infinities_are_left_out_and_others_are_no_agreement():
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\(2,\) and \(1, 2\)"):
         sqnr_db(np.zeros(2), np.zeros((1, 2)))
+
+
+def test_what_json_cannot_hold_is_bounded():
+    assert [bounded_db(value) for value in (math.inf, -math.inf, 31.4159)] == [200.0, -200.0, 31.42]
