@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -107,18 +108,19 @@ def search(
     """Searches for the best compressed versions of a model, for each target."""
     from autoshrink import api
 
-    found = api.search(
-        task,
-        target,
-        space,
-        trials=trials,
-        time_limit_s=time,
-        limits=Limits(max_latency, max_size, max_drop),
-        seed=seed,
-        study=study,
-        results=results,
-        console=log,
-    )
+    with _interruptible():
+        found = api.search(
+            task,
+            target,
+            space,
+            trials=trials,
+            time_limit_s=time,
+            limits=Limits(max_latency, max_size, max_drop),
+            seed=seed,
+            study=study,
+            results=results,
+            console=log,
+        )
     _conclude(found, as_json)
 
 
@@ -137,7 +139,19 @@ def resume(
     """Goes on with a study after Ctrl-C, a crash or a reboot, or with more trials."""
     from autoshrink import api
 
-    _conclude(api.resume(study, trials=trials, time_limit_s=time, results=results, console=log), as_json)
+    with _interruptible():
+        found = api.resume(study, trials=trials, time_limit_s=time, results=results, console=log)
+    _conclude(found, as_json)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C is an ordinary way to end a search, and says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.print("stopped; every finished trial is kept, `autoshrink resume STUDY` goes on", style="yellow")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _conclude(study: Study, as_json: bool) -> None:
@@ -369,9 +383,6 @@ def main() -> None:
     except NothingFits as error:
         _complain(error)
         sys.exit(DOES_NOT_HOLD)
-    except KeyboardInterrupt:
-        log.print("stopped; every finished trial is kept, `autoshrink resume STUDY` goes on", style="yellow")
-        sys.exit(INTERRUPTED)
     except (AutoshrinkError, OSError) as error:
         _complain(error)
         sys.exit(BAD_INPUT)

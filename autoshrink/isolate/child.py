@@ -1,7 +1,8 @@
 """The child: `python -m autoshrink.isolate.child WORK [FD]` does the job in `WORK/job.json` and nothing else.
 
-It writes `result.json`, one line a stage to the file descriptor FD (standard error without one), and what goes wrong
-to its standard error. Only numpy, the runtime and the few modules below are imported.
+With FD it waits for a line on its standard input first: it may have been started before its job was known. It writes
+`result.json`, one line a stage to the file descriptor FD (standard error without one), and what goes wrong to its
+standard error. Only numpy, the runtime and the few modules below are imported.
 """
 
 from __future__ import annotations
@@ -164,6 +165,8 @@ def main() -> None:
     work = Path(sys.argv[1])
     announce_to = int(sys.argv[2]) if len(sys.argv) > 2 else STDERR
     os.set_inheritable(announce_to, False)
+    if len(sys.argv) > 2 and not sys.stdin.readline():
+        return
     job = Job.from_json((work / JOB).read_text())
     _limit_memory(job.limits)
     child = Child(job, work, announce_to)

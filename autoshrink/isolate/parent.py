@@ -9,18 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from autoshrink.errors import ChildError
 from autoshrink.isolate.device import device_lock
 from autoshrink.isolate.job import JOB, LOG, RESULT, Failure, Job, JobResult, parse_answer
+from autoshrink.isolate.process import ChildProcess
 
-CHILD = ("-P", "-X", "faulthandler", "-m", "autoshrink.isolate.child")
 WAITING = "wait for the device"
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 OUT_OF_MEMORY = re.compile(
     r"MemoryError|bad_alloc|bad allocation|cannot allocate memory|failed to allocate memory|out of memory"
     r"|unable to allocate|can't start new thread|resource temporarily unavailable|failed to map segment",
@@ -38,7 +37,11 @@ class _TimeUp(Exception):
 
 
 def run_job(
-    job: Job, work: Path, on_stage: Callable[[str], None] = lambda _stage: None, python: str = sys.executable
+    job: Job,
+    work: Path,
+    on_stage: Callable[[str], None] = lambda _stage: None,
+    python: str = sys.executable,
+    child: ChildProcess | None = None,
 ) -> JobResult:
     """Does `job` in a child process with `work` as its folder: `child.log`, `samples.npy`, `outputs/` appear there.
 
@@ -51,6 +54,7 @@ def run_job(
         on_stage: called with `compile`, `load`, `audit`, `measure`, `evaluate` as each begins, and before all of
             them, when another process holds the device, with `wait for the device`.
         python: interpreter of the child. Another one than this process' must have autoshrink installed.
+        child: one that was started for `work` before and waits; None starts one now.
 
     Raises:
         ChildError: the child gave no result; stage, reason and log file say why.
@@ -60,8 +64,9 @@ def run_job(
     (work / RESULT).unlink(missing_ok=True)
     (work / JOB).write_text(job.to_json())
     lock = nullcontext() if job.probe else device_lock(job.device, lambda: on_stage(WAITING))
-    with lock:
-        return _Run(job, work, on_stage).result(python)
+    # Whoever started a child ends it.
+    with lock, nullcontext(child) if child else ChildProcess(work, job.threads, python) as running:
+        return _Run(job, work, on_stage).result(running)
 
 
 class _Run:
@@ -74,49 +79,18 @@ class _Run:
         self._stage = "start"
         self._start_seconds = 0.0
 
-    def result(self, python: str) -> JobResult:
+    def result(self, child: ChildProcess) -> JobResult:
         began = time.monotonic()
-        with self._child(python) as (process, stages):
-            try:
-                self._follow(stages, began)
-                code = process.wait(self._left(began))
-            except (_TimeUp, subprocess.TimeoutExpired):
-                limit = self._job.limits.time_limit_s
-                raise self._error(
-                    f"did not end within child.time_limit_s = {limit:g}; child.time_limit_s in the target raises it"
-                ) from None
+        child.begin()
+        try:
+            self._follow(child.stages, began)
+            code = child.process.wait(self._left(began))
+        except (_TimeUp, subprocess.TimeoutExpired):
+            limit = self._job.limits.time_limit_s
+            raise self._error(
+                f"did not end within child.time_limit_s = {limit:g}; child.time_limit_s in the target raises it"
+            ) from None
         return self._answer(code)
-
-    @contextmanager
-    def _child(self, python: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-        """The running child, and the pipe on which it announces its stages; killed with its group when left early."""
-        stages, announce_to = os.pipe()
-        try:
-            with (self._work / LOG).open("wb") as log:
-                process = subprocess.Popen(
-                    [python, *CHILD, str(self._work), str(announce_to)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=_environment(self._job.threads, python),
-                    pass_fds=(announce_to,),
-                    # A group of its own can be killed as a whole, and an interrupt from the keyboard is left to us.
-                    start_new_session=True,
-                )
-        except BaseException:
-            os.close(stages)
-            raise
-        finally:
-            # With our end closed, the pipe ends when the child does.
-            os.close(announce_to)
-        try:
-            yield process, stages
-        finally:
-            os.close(stages)
-            # Unless it was waited for, the number is still its own, even when it has ended.
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
 
     def _follow(self, stages: int, began: float) -> None:
         """Passes the stages on until the child closes its pipe, which it does by ending."""
@@ -178,14 +152,6 @@ class _Run:
 
     def _error(self, reason: str, stage: str = "") -> ChildError:
         return ChildError(stage or self._stage, reason, str(self._work / LOG))
-
-
-def _environment(threads: int, python: str) -> dict[str, str]:
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
-    if python == sys.executable:
-        # The child finds what this process finds: autoshrink itself and a user's own backend, installed or not.
-        environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-    return environment
 
 
 def _signal_name(number: int) -> str:

@@ -18,6 +18,7 @@ from autoshrink.cache import StageCache
 from autoshrink.errors import AutoshrinkError, ChildError, StageError
 from autoshrink.isolate.job import Job, JobResult, Loaded
 from autoshrink.isolate.parent import run_job
+from autoshrink.isolate.process import ChildProcess
 from autoshrink.measure.stats import paired_difference, score_of
 from autoshrink.pipeline import Pipeline
 from autoshrink.records import StudyFolder
@@ -55,7 +56,9 @@ class TrialRunner:
         seconds: dict[str, float] = {}
         try:
             place.mkdir(parents=True)
-            record = self._run(record, place, baseline, seconds, listen)
+            # Started here, the child has its imports behind it when the pipeline is through.
+            with ChildProcess(place, self._target.threads) as child:
+                record = self._run(record, child, place, baseline, seconds, listen)
         except AutoshrinkError as error:
             log = Path(error.log) if isinstance(error, ChildError) else None
             record = replace(record, reason=str(error), log=self._relative(log) if log and log.exists() else None)
@@ -79,6 +82,7 @@ class TrialRunner:
     def _run(
         self,
         record: TrialRecord,
+        child: ChildProcess,
         place: Path,
         baseline: TrialRecord | None,
         seconds: dict[str, float],
@@ -116,7 +120,7 @@ class TrialRunner:
             seed=self._folder.meta.seed,
             device=target.device,
         )
-        result = run_job(job, place, lambda stage: listen(stage, 0, 0))
+        result = run_job(job, place, lambda stage: listen(stage, 0, 0), child=child)
         for stage, value in result.seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + value
 

@@ -18,6 +18,7 @@ from autoshrink.errors import ChildError
 from autoshrink.isolate.device import device_lock
 from autoshrink.isolate.job import Failure, Job, JobResult, Loaded, parse_answer
 from autoshrink.isolate.parent import WAITING, run_job
+from autoshrink.isolate.process import ChildProcess
 from autoshrink.measure.timing import Samples
 from autoshrink.types import ArtifactFile, Audit, ChildLimits, Interval, Latency, Layer, Measuring
 from tests.fake_backends import PID
@@ -369,3 +370,18 @@ def test_devices_are_held_one_by_one() -> None:
         pass
     with device_lock("../../etc/passwd"):
         pass
+
+
+def test_a_child_started_early_does_its_job_when_told(model: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    with ChildProcess(work, 1) as child:
+        assert child.process.poll() is None
+        result = run_job(fake_job(model), work, child=child)
+    assert result.files == run_job(fake_job(model), tmp_path / "other").files
+
+
+def test_a_child_that_is_never_told_ends_with_its_context(tmp_path: Path) -> None:
+    with ChildProcess(tmp_path, 1) as child:
+        assert child.process.poll() is None
+    assert child.process.returncode is not None
