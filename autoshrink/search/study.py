@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
+from autoshrink.errors import AutoshrinkError
 from autoshrink.search.space import draw, enumerate_recipes, parameters_of
 from autoshrink.types import Dimension, Limits, Range, Recipe, Scalar, Space, TrialRecord
 
@@ -32,6 +36,27 @@ class Suggestion:
     trial: optuna.Trial
 
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _stored(method: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Says a failure of the database as what it is: mostly a full disk."""
+
+    @functools.wraps(method)
+    def said(*arguments: _P.args, **named: _P.kwargs) -> _T:
+        try:
+            return method(*arguments, **named)
+        except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+            cause = str(error.__cause__ or error).splitlines()[0]
+            raise AutoshrinkError(
+                f"study.db cannot be written ({cause}); look for room on its disk. Every finished trial is "
+                "kept: `autoshrink resume STUDY` goes on"
+            ) from error
+
+    return said
+
+
 class Sampler:
     """The sampler of one target.
 
@@ -39,6 +64,7 @@ class Sampler:
     each start, so that it cannot disagree with them, whatever moment the last process died at.
     """
 
+    @_stored
     def __init__(self, database: Path, name: str, space: Space, seed: int, limits: Limits) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space = space
@@ -49,6 +75,7 @@ class Sampler:
         self._known: set[str] = set()
         self._study = _new_study(database, name, optuna.samplers.TPESampler(seed=seed, n_startup_trials=8))
 
+    @_stored
     def learn(self, record: TrialRecord) -> None:
         """A record that was not asked for here: the baseline, or an earlier run's. Before anything is enqueued."""
         self._known.add(record.recipe.key)
@@ -58,12 +85,14 @@ class Sampler:
             trial = self._study.ask()
             self.tell(Suggestion(draw(self._space, _Suggest(trial)), trial), record)
 
+    @_stored
     def enqueue(self, recipe: Recipe) -> None:
         """Proposes a recipe to be asked for next; one that is known, or that the space does not hold, is left out."""
         parameters = parameters_of(self._space, recipe)
         if parameters is not None and recipe.key not in self._known:
             self._study.enqueue_trial(parameters)
 
+    @_stored
     def ask(self) -> Suggestion | None:
         """A recipe that was not tried yet, or None when the space holds no other."""
         if self._all is not None and self._known.issuperset(self._all):
@@ -87,6 +116,7 @@ class Sampler:
         self._known.add(recipe.key)
         return Suggestion(recipe, trial)
 
+    @_stored
     def tell(self, suggestion: Suggestion, record: TrialRecord) -> None:
         """The outcome of a suggestion. What was not measured counts as failed; limits count as constraints."""
         trial = suggestion.trial

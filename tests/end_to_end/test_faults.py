@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -234,21 +235,35 @@ def test_a_results_folder_that_cannot_be_written(place: Workplace) -> None:
     assert "--results" in place.refused(2, *place.search())
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root to mount a small disk")
-def test_a_full_disk_is_said_and_the_study_goes_on_when_there_is_room(place: Workplace, tmp_path: Path) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 kB of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small disk")
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"mount is not permitted here: {mounted.stderr.decode().strip()}")
-    try:
-        # Room for the baseline of a tiny net, not for its 4 MB of evaluation arrays and stages.
-        done = place.run(*place.search("--trials", 2), extra={"AUTOSHRINK_CACHE": str(disk / "cache")})
-        said = " ".join(done.stderr.split())
-        assert done.returncode in (0, 2) and "Traceback" not in said
-        failed = [record for record in place.records("s", "quick") if record["outcome"] == "failed"]
-        assert "space" in said or any("space" in record["reason"] for record in failed)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-    place.ok("resume", "s")
-    assert place.records("s", "quick")[0]["outcome"] == "complete"
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_cache_disk_fails_trials_and_loses_nothing(place: Workplace, small_disk: Path) -> None:
+    done = place.run(*place.search("--trials", 6), extra={"AUTOSHRINK_CACHE": str(small_disk / "cache")})
+    assert "Traceback" not in done.stderr
+    records = place.records("s", "quick")
+    assert records[0]["outcome"] == "complete"
+    failed = [record for record in records if record["outcome"] == "failed"]
+    assert failed and all("no space left" in record["reason"].lower() for record in failed)
+    assert all("AUTOSHRINK_CACHE" in record["reason"] for record in failed)
+
+
+def test_a_full_results_disk_stops_the_search_and_resume_goes_on(place: Workplace, small_disk: Path) -> None:
+    results = ("--results", small_disk)
+    said = place.refused(2, *place.search("--trials", 4, *results))
+    assert "No space left" in said or "disk is full" in said
+    kept = len(list((small_disk / "s" / "quick" / "trials").glob("[0-9]*.json")))
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    rows = place.ok("resume", "s", *results)["targets"]["quick"]["trials"]
+    assert len(rows) == 4 >= kept
