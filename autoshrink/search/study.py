@@ -21,7 +21,7 @@ from autoshrink.types import Dimension, Limits, Range, Recipe, Scalar, Space, Tr
 DIRECTIONS: tuple[Literal["maximize", "minimize"], ...] = ("maximize", "minimize", "minimize")
 """Of the metric, the latency ratio, and the bytes."""
 
-ASKS_BEFORE_DRAWING = 25
+ASKS_BEFORE_DRAWING = 4
 """How often the sampler may propose what is known before an unseen recipe is drawn at random."""
 
 ENUMERABLE = 20_000
