@@ -177,6 +177,17 @@ class StudyFolder:
         files = sorted((self.path / target / "trials").glob("[0-9]*.json"))
         return [record_from_json(read_json(file), file) for file in files]
 
+    def write_left_out(self, target: str, left_out: Mapping[str, str]) -> None:
+        """Keeps what a target's space was relieved of: what -> why."""
+        write_json(self.path / target / "left-out.json", {"schema": SCHEMA, "left_out": dict(left_out)})
+
+    def left_out(self, target: str) -> dict[str, str]:
+        """What a target's space was relieved of, and why; empty before the search has begun."""
+        path = self.path / target / "left-out.json"
+        if not path.exists():
+            return {}
+        return {str(what): str(why) for what, why in read_json(path).get("left_out", {}).items()}
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Held while a search runs, so that two never write one study.

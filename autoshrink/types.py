@@ -379,6 +379,7 @@ class TrialRecord:
 
     Attributes:
         number: counted from 0 within the study and target; 0 is the baseline.
+        drop: loss of the metric against the baseline's artifact on the same val samples; `test_drop` on those of test.
         agreement_db: signal to quantization noise of the artifact's outputs against the float torch model, decibel.
         seconds: stage -> wall seconds spent in this trial (a cached stage costs only its lookup).
         reused: stages that came from the cache.
@@ -395,6 +396,8 @@ class TrialRecord:
     drop: float | None = None
     drop_ci: Interval | None = None
     test: Score | None = None
+    test_drop: float | None = None
+    test_drop_ci: Interval | None = None
     latency: Latency | None = None
     artifact: Artifact | None = None
     audit: Audit | None = None

@@ -160,7 +160,12 @@ def make_fake_study(path: Path, targets: int = 2, trials: int = 24, seed: int = 
         for record in records:
             if record.number in scored and record.val is not None:
                 shift = float(random.normal(-0.004, 0.0015))
-                record = replace(record, test=fake_score(record.val.value + shift, TEST))
+                record = replace(
+                    record,
+                    test=fake_score(record.val.value + shift, TEST),
+                    test_drop=record.drop,
+                    test_drop_ci=record.drop_ci,
+                )
             study.write(record)
     return study
 

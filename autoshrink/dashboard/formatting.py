@@ -79,22 +79,6 @@ def speed_up_interval(ratio: Interval) -> str:
     return f"[{factor(1 / ratio.high)}, {factor(1 / ratio.low)}]"
 
 
-def change_of_test(record: TrialRecord, baseline: TrialRecord) -> tuple[float, Interval] | None:
-    """The drop of the test score against the baseline's and its 95 % interval; None when either was not scored.
-
-    The paired samples are not in the records, so the interval is put together from those of the two scores by square
-    and add (method 10 of Newcombe 1998, Statistics in Medicine 17:873). That takes the scores as independent, so it is
-    wider than a paired interval would be.
-    """
-    if record.test is None or baseline.test is None:
-        return None
-    new, old = record.test, baseline.test
-    drop = old.value - new.value
-    below = ((old.value - old.ci.low) ** 2 + (new.ci.high - new.value) ** 2) ** 0.5
-    above = ((old.ci.high - old.value) ** 2 + (new.value - new.ci.low) ** 2) ** 0.5
-    return drop, Interval(drop - below, drop + above)
-
-
 def counted(count: int, noun: str) -> str:
     """A number with its noun, as `1 trial` and `24 trials`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoshrink.dashboard.formatting import Metric, change_of_test, gain
+from autoshrink.dashboard.formatting import Metric, gain
 from autoshrink.dashboard.tables import baseline_of, size_ratio
 from autoshrink.errors import NothingFits
 from autoshrink.package.choose import DEFAULT_DROP, choose
@@ -63,14 +63,14 @@ def _of_trial(chosen: TrialRecord, baseline: TrialRecord, limits: Limits, metric
     if chosen.latency and baseline.latency:
         times = f"{human_ms(chosen.latency.ms)}, was {human_ms(baseline.latency.ms)}"
         gains.append((gain(chosen.latency.ratio, "faster", "slower", "same speed"), times))
-    test = change_of_test(chosen, baseline)
-    if test is not None:
-        gains.append((metric.change(test[0]), f"{metric.change_interval(test[1])} on the test split"))
+    if chosen.test_drop is not None and chosen.test_drop_ci is not None:
+        interval = metric.change_interval(chosen.test_drop_ci)
+        gains.append((metric.change(chosen.test_drop), f"{interval} on the test split"))
     elif chosen.drop is not None and chosen.drop_ci is not None:
         gains.append((metric.change(chosen.drop), f"{metric.change_interval(chosen.drop_ci)} on the val split"))
     words = ", ".join(large for large, _ in gains)
-    interval = f" {gains[-1][1]}" if len(gains) == 3 else ""
-    return Headline(chosen, f"Trial {chosen.number}: {words}{interval}", tuple(gains), _why(limits, metric))
+    behind = f" {gains[-1][1]}" if len(gains) == 3 else ""
+    return Headline(chosen, f"Trial {chosen.number}: {words}{behind}", tuple(gains), _why(limits, metric))
 
 
 def _why(limits: Limits, metric: Metric) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-_INTERVALS = ("accuracy_ci", "test_accuracy_ci", "drop_ci", "latency_ci_ms", "latency_ratio_ci")
+_INTERVALS = ("accuracy_ci", "test_accuracy_ci", "test_drop_ci", "drop_ci", "latency_ci_ms", "latency_ratio_ci")
 _COLUMN_TYPES = {
     **dict.fromkeys(("number", "size_bytes", "int8_layers", "layers"), "Int64"),
     **dict.fromkeys(("target", "recipe", "recipe_text", "outcome", "reason"), "str"),
@@ -80,6 +80,8 @@ def _row(record: TrialRecord, baseline: TrialRecord | None, on_front: bool) -> R
         "accuracy_ci": _ends(val.ci if val else None),
         "test_accuracy": test.value if test else None,
         "test_accuracy_ci": _ends(test.ci if test else None),
+        "test_drop": record.test_drop,
+        "test_drop_ci": _ends(record.test_drop_ci),
         "drop": record.drop,
         "drop_ci": _ends(record.drop_ci),
         "latency_ms": latency.ms if latency else None,

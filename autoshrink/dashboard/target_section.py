@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from autoshrink.dashboard.commands import limit_options, more_trials, next_commands, resume_command
 from autoshrink.dashboard.figures import stage_seconds
@@ -50,7 +50,7 @@ def target_section(
     return element(
         "section",
         element("h2", target.name),
-        element("p", _profile(target), class_="facts"),
+        element("p", _profile(target, study.left_out(target.name)), class_="facts"),
         _answer(answer),
         figure("front"),
         _front(records, answer),
@@ -64,16 +64,14 @@ def target_section(
     )
 
 
-def _profile(target: Target) -> Iterator[Markup]:
+def _profile(target: Target, left_out: Mapping[str, str]) -> Iterator[Markup]:
     if target.summary:
         yield element("span", target.summary)
     yield element("span", f"{counted(target.threads, 'thread')}, batch {target.batch}")
-    yield element("span", f"searched: {', '.join(target.precisions)}")
     limits = " ".join(limit_options(target.limits))
     yield element("span", "limits: ", element("code", limits)) if limits else element("span", "no limits")
-    if target.unsupported:
-        left_out = "; ".join(f"{name}, since {why}" for name, why in target.unsupported.items())
-        yield element("span", f"not searched: {left_out}")
+    if left_out:
+        yield element("span", "not searched: " + "; ".join(f"{what}, since {why}" for what, why in left_out.items()))
 
 
 def _answer(answer: Headline) -> Iterator[Markup]:
@@ -96,7 +94,7 @@ def _front(records: Sequence[TrialRecord], answer: Headline) -> Iterator[Markup]
     if not members:
         return
     notes = [
-        "Brackets are 95 % intervals; the headline's takes the two test scores as independent, so it is wide. "
+        "Brackets are 95 % intervals; those of changes are of the same samples through both models. "
         "Val steered the search, so its best figures are a little lucky; test was scored "
         "once, for the front. Speed-up is against the baseline, measured in turn with it. Click a heading to sort."
     ]

@@ -147,10 +147,7 @@ def _prepare(
     space, removals = reduce_space(folder.meta.space, target, probe(target), task)
     if removals:
         display.removed(target.name, removals)
-    write_json(
-        folder.path / target.name / "left-out.json",
-        {"schema": 1, "left_out": [{"what": removal.what, "why": removal.why} for removal in removals]},
-    )
+    folder.write_left_out(target.name, {removal.what: removal.why for removal in removals})
     records = [record for record in folder.records(target.name) if record.outcome is not Outcome.STOPPED]
     sampler = Sampler(
         folder.path / "study.db", f"{folder.meta.name}/{target.name}", space, folder.meta.seed, target.limits

@@ -44,7 +44,7 @@ class TrialRunner:
         self._target = target
         self._pipeline = pipeline
         self._cache = cache
-        self._baseline_val: dict[str, Array] | None = None
+        self._baseline_outputs: dict[str, dict[str, Array]] = {}
 
     def run(self, recipe: Recipe, number: int, baseline: TrialRecord | None, listen: Listener) -> TrialRecord:
         """The record of a recipe, written to the study's folder. `baseline` is None for the baseline itself."""
@@ -130,14 +130,13 @@ class TrialRunner:
         return record
 
     def _judge(self, record: TrialRecord, place: Path, baseline: TrialRecord | None, result: JobResult) -> TrialRecord:
-        task, target, seed = self._task, self._target, self._folder.meta.seed
+        task, target = self._task, self._target
         outputs = load_arrays(result.outputs["val"])
         val = self._score(outputs, task.val)
         if baseline is None:
             drop, drop_ci = 0.0, Interval(0.0, 0.0)
         else:
-            difference, interval = paired_difference(task.metric, self._baseline(), outputs, task.val.targets, seed)
-            drop, drop_ci = -difference, Interval(-interval.high, -interval.low)
+            drop, drop_ci = self._drop(outputs, task.val, "val")
         chosen = {name: array[:AGREEMENT_SAMPLES] for name, array in task.val.inputs.items()}
         expected = self._pipeline.float_outputs(record.recipe, target, chosen)
         agreement = min(sqnr_db(expected[name], outputs[name][:AGREEMENT_SAMPLES]) for name in expected)
@@ -199,10 +198,13 @@ class TrialRunner:
             seed=self._folder.meta.seed,
             device=self._target.device,
         )
-        result = run_job(job, place, lambda _stage: None)
+        result = run_job(job, place)
         outputs = load_arrays(result.outputs["test"])
         record = replace(record, test=self._score(outputs, self._task.test))
-        shutil.rmtree(place, ignore_errors=True)
+        if record.number != 0:
+            drop, drop_ci = self._drop(outputs, self._task.test, "test")
+            record = replace(record, test_drop=drop, test_drop_ci=drop_ci)
+            shutil.rmtree(place, ignore_errors=True)
         self._folder.write(record)
         return record
 
@@ -228,10 +230,16 @@ class TrialRunner:
         except OSError as error:
             raise StageError("cache", f"inputs cannot be written ({error.strerror or error})") from error
 
-    def _baseline(self) -> dict[str, Array]:
-        if self._baseline_val is None:
-            self._baseline_val = load_arrays(self._folder.trial_folder(self._target.name, 0) / "outputs" / "val")
-        return self._baseline_val
+    def _drop(self, outputs: Arrays, split: Split, name: str) -> tuple[float, Interval]:
+        """What the metric loses against the baseline on the same samples of a split, with its interval."""
+        if name not in self._baseline_outputs:
+            place = self._folder.trial_folder(self._target.name, 0)
+            self._baseline_outputs[name] = load_arrays((place / "test" if name == "test" else place) / "outputs" / name)
+        baseline = self._baseline_outputs[name]
+        difference, interval = paired_difference(
+            self._task.metric, baseline, outputs, split.targets, self._folder.meta.seed
+        )
+        return -difference, Interval(-interval.high, -interval.low)
 
     def _relative(self, path: Path) -> str:
         return str(path.resolve().relative_to(self._folder.path.resolve()))

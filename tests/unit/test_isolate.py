@@ -237,15 +237,24 @@ def test_a_hanging_child_is_killed_with_its_helpers(model: Path, tmp_path: Path)
     assert all(end(pid) for pid in wait_for_pids(tmp_path / "artifact"))
 
 
-def test_ctrl_c_in_the_parent_kills_the_child(model: Path, tmp_path: Path) -> None:
-    interrupter = threading.Thread(
-        target=lambda: (wait_for_pids(tmp_path / "artifact"), os.kill(os.getpid(), signal.SIGINT))
+def parent_of_a_hanging_child(model: Path, folder: Path) -> subprocess.Popen[bytes]:
+    """A process of its own that waits for a job: a signal to pytest itself would meet whatever else it has loaded."""
+    (folder / "job.json").write_text(fake_job(model, "FakeHang").to_json())
+    code = (
+        "import sys; from pathlib import Path; from autoshrink.isolate.job import Job; "
+        "from autoshrink.isolate.parent import run_job; folder = Path(sys.argv[1]); "
+        "run_job(Job.from_json((folder / 'job.json').read_text()), folder / 'work')"
     )
-    interrupter.start()
-    with pytest.raises(KeyboardInterrupt):
-        run_job(fake_job(model, "FakeHang"), tmp_path / "work")
-    interrupter.join()
-    assert all(end(pid) for pid in wait_for_pids(tmp_path / "artifact"))
+    root = str(Path(__file__).parents[2])
+    return subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=root, stderr=subprocess.PIPE)
+
+
+def test_ctrl_c_in_the_parent_kills_the_child(model: Path, tmp_path: Path) -> None:
+    with parent_of_a_hanging_child(model, tmp_path) as parent:
+        pids = wait_for_pids(tmp_path / "artifact")
+        parent.send_signal(signal.SIGINT)
+        assert b"KeyboardInterrupt" in parent.communicate(timeout=30)[1]
+    assert all(end(pid) for pid in pids)
 
 
 def test_an_error_of_the_listener_kills_the_child(model: Path, tmp_path: Path) -> None:
@@ -261,18 +270,10 @@ def test_an_error_of_the_listener_kills_the_child(model: Path, tmp_path: Path) -
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the child ends with its next stage only")
 def test_the_child_dies_when_its_parent_is_killed(model: Path, tmp_path: Path) -> None:
-    job = fake_job(model, "FakeHang")
-    (tmp_path / "job.json").write_text(job.to_json())
-    code = (
-        "import sys; from pathlib import Path; from autoshrink.isolate.job import Job; "
-        "from autoshrink.isolate.parent import run_job; folder = Path(sys.argv[1]); "
-        "run_job(Job.from_json((folder / 'job.json').read_text()), folder / 'work')"
-    )
-    root = str(Path(__file__).parents[2])
-    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=root)
+    parent = parent_of_a_hanging_child(model, tmp_path)
     child, helper = wait_for_pids(tmp_path / "artifact")
     parent.kill()
-    parent.wait()
+    parent.communicate()
     try:
         assert end(child)
     finally:

@@ -23,7 +23,8 @@ FP16 = [{"technique": "quantize", "scheme": "fp16"}]
 PRUNED = [{"technique": "prune", "ratio": 0.5}]
 KEYS = [
     "number", "target", "recipe", "recipe_text", "outcome", "reason", "accuracy", "accuracy_ci", "test_accuracy",
-    "test_accuracy_ci", "drop", "drop_ci", "latency_ms", "latency_ci_ms", "latency_ratio", "latency_ratio_ci",
+    "test_accuracy_ci", "test_drop", "test_drop_ci",
+    "drop", "drop_ci", "latency_ms", "latency_ci_ms", "latency_ratio", "latency_ratio_ci",
     "size_bytes", "size_ratio", "int8_layers", "layers", "stable", "on_front", "seconds",
 ]  # fmt: skip
 
