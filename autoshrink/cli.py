@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -380,6 +381,13 @@ def main() -> None:
     """Runs a command; a mistake of the user's becomes a message and an exit code, never a stack trace."""
     try:
         app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            # Python remembers an interrupt that passed through exec(), as imports use it, and would end by the signal.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        raise
     except NothingFits as error:
         _complain(error)
         sys.exit(DOES_NOT_HOLD)

@@ -239,7 +239,7 @@ class TrialRunner:
         difference, interval = paired_difference(
             self._task.metric, baseline, outputs, split.targets, self._folder.meta.seed
         )
-        return -difference, Interval(-interval.high, -interval.low)
+        return 0.0 - difference, Interval(0.0 - interval.high, 0.0 - interval.low)
 
     def _relative(self, path: Path) -> str:
         return str(path.resolve().relative_to(self._folder.path.resolve()))
