@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable
-from types import TracebackType
+from collections.abc import Callable, Iterable
+from types import FrameType, TracebackType
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -44,9 +47,13 @@ class Progress:
         self._recent: deque[TrialRecord] = deque(maxlen=RECENT)
         self._baselines: dict[str, TrialRecord] = {}
         self._best: dict[str, TrialRecord] = {}
+        self._interrupted = False
+        self._previous: Callable[[int, FrameType | None], Any] | int | None = None
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Progress:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._interrupt)
         if self._live:
             self._live.start()
         return self
@@ -54,8 +61,15 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
         if self._live:
             self._live.stop()
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        # Raised where it strikes, and again at the next event: in a destructor Python would swallow it.
+        self._interrupted = True
+        raise KeyboardInterrupt
 
     def removed(self, target: str, removals: Iterable[Removal]) -> None:
         """Says what a target's space was relieved of."""
@@ -103,6 +117,8 @@ class Progress:
         self._console.print(Text(text, style="dim"), soft_wrap=True)
 
     def _draw(self, force: bool) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
         # Training reports every step; ten pictures a second are enough.
         if self._live and (force or time.monotonic() - self._drawn > 0.1):
             self._drawn = time.monotonic()
