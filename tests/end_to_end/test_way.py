@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,9 @@ import pytest
 
 from autoshrink.search.words import describe
 from autoshrink.types import Recipe
-from tests.end_to_end.conftest import MEASURING, SPACE, Workplace
+from tests.end_to_end.conftest import MEASURING, SPACE, TARGET, Workplace
+
+REPOSITORY = Path(__file__).parents[2]
 
 ROW_KEYS = {
     "number", "target", "recipe", "outcome", "accuracy", "accuracy_ci", "latency_ms", "latency_ci_ms", "latency_ratio",
@@ -166,3 +170,39 @@ def test_listing_commands(searched: Workplace) -> None:
     assert set(spaces) == {"ptq", "standard"} and all(spaces.values())
     cache = searched.ok("cache")
     assert cache["bytes"] > 0 and "export" in cache["kinds"]
+
+
+def test_a_task_file_of_ones_own_goes_the_whole_way(tmp_path: Path, shared_cache: Path) -> None:
+    """The example of the docs: two inputs and two outputs, through search, pick and verify, by a relative path."""
+    place = Workplace(tmp_path, shared_cache)
+    for file in (REPOSITORY / "docs" / "examples").glob("my_task.*"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "small.yaml").write_text(SPACE)
+    (tmp_path / "quick.yaml").write_text(TARGET)
+    done = place.run(
+        "search", "my_task.py", "--target", "quick.yaml", "--space", "small.yaml", "--trials", 4, "--study", "own"
+    )
+    assert done.returncode == 0, done.stderr
+    records = place.records("own", "quick")
+    assert {record["outcome"] for record in records} == {"complete"}, [record["reason"] for record in records]
+    assert any(stage["technique"] == "prune" for record in records for stage in record["recipe"])
+    place.ok("pick", "own", "--target", "quick", "--max-drop", "50%", "--out", "package")
+    verified = place.ok("verify", "package", "--task", "my_task.py")
+    assert len([check for check in verified["checks"] if check["name"].startswith("parity")]) == 2
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, shared_cache: Path) -> None:
+    code = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    assert len(code) == 1
+    place = Workplace(tmp_path, shared_cache)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code[0]],
+        cwd=tmp_path,
+        env=place.environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "package" / "package.json").exists()
+    assert "latency_ratio" in done.stdout
