@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from autoshrink import __version__
-from autoshrink.config import load_space, load_target
+from autoshrink.config import is_name, load_space, load_target
 from autoshrink.errors import ConfigError
 from autoshrink.measure.environment import describe_machine
 from autoshrink.records import StudyFolder, StudyMeta
@@ -121,7 +121,7 @@ def search(
     if trials is not None and trials < 1:
         raise ConfigError([f"--trials: {trials}; it must be 1 or more"])
     name = study or loaded.name
-    if not name or name[0] in ".-" or not all(c.isascii() and (c.isalnum() or c in "._-") for c in name):
+    if not is_name(name):
         raise ConfigError([f"--study: {name!r} may hold letters, digits, '.', '-' and '_' only"])
     meta = StudyMeta(
         name=name,

@@ -46,7 +46,7 @@ def load_target(reference: str) -> Target:
     except TypeError as error:
         raise ConfigError([f"{path}: holds a value that is no text, number, list or mapping ({error})"]) from error
     problems = []
-    if not _is_name(target.name):
+    if not is_name(target.name):
         problems.append(f"{path}:name: {target.name!r} may hold letters, digits, '.', '-' and '_' only")
     if target.backend not in BACKENDS and ":" not in target.backend:
         problems.append(f"{path}:backend: {target.backend!r}; allowed are {', '.join(BACKENDS)}, or MODULE:CLASS")
@@ -68,7 +68,7 @@ def load_space(reference: str) -> Space:
         if key not in ("name", "summary", "techniques"):
             problems.append(f"{path}:{key}: unknown key; allowed are name, summary, techniques")
     name = data.get("name")
-    if not isinstance(name, str) or not _is_name(name):
+    if not isinstance(name, str) or not is_name(name):
         problems.append(f"{path}:name: {name!r} must be a text of letters, digits, '.', '-' and '_'")
     if not isinstance(data.get("summary", ""), str):
         problems.append(f"{path}:summary: {data['summary']!r} must be a text")
@@ -151,7 +151,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_name(name: str) -> bool:
+def is_name(name: str) -> bool:
+    """Whether a text can name a target, a space or a study, and so a file or folder."""
     return bool(name) and name[0] not in ".-" and all(c.isascii() and (c.isalnum() or c in "._-") for c in name)
 
 
@@ -160,7 +161,7 @@ def _find(kind: str, reference: str) -> Path:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return path
     shipped = profile_folder(kind) / f"{reference}.yaml"
-    if not _is_name(reference) or not shipped.is_file():
+    if not is_name(reference) or not shipped.is_file():
         raise ConfigError(
             [f"{reference!r}: unknown {kind[:-1].replace('_', ' ')}; there are {', '.join(profile_names(kind))}, "
              "or give the path of a .yaml file"]

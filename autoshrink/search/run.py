@@ -15,7 +15,7 @@ from autoshrink.errors import AutoshrinkError, ConfigError, TargetUnavailable
 from autoshrink.isolate.job import Job, Loaded
 from autoshrink.isolate.parent import run_job
 from autoshrink.pipeline import Pipeline
-from autoshrink.records import StudyFolder, write_json
+from autoshrink.records import SCHEMA, StudyFolder, read_json, write_json
 from autoshrink.search.front import front
 from autoshrink.search.seeding import start_recipes
 from autoshrink.search.space import Removal, reduce_space
@@ -92,7 +92,7 @@ def _run(folder: StudyFolder, task: Task, display: Display, cache: StageCache) -
     def run(lane: _Lane, recipe: Recipe) -> TrialRecord:
         number = 1 + max((record.number for record in lane.records), default=-1)
         display.begin(lane.target.name, number, recipe)
-        write_json(_half_done(folder, lane.target), {"schema": 1, "number": number, "recipe": recipe.to_json()})
+        write_json(_half_done(folder, lane.target), {"schema": SCHEMA, "number": number, "recipe": recipe.to_json()})
         record = lane.runner.run(recipe, number, lane.baseline, display.stage)
         lane.records.append(record)
         _half_done(folder, lane.target).unlink(missing_ok=True)
@@ -161,8 +161,6 @@ def _half_done(folder: StudyFolder, target: Target) -> Path:
 
 def _read_half_done(folder: StudyFolder, target: Target, records: list[TrialRecord]) -> list[Recipe]:
     """The recipe that was running when the last process died, unless its record was already written."""
-    from autoshrink.records import read_json
-
     path = _half_done(folder, target)
     if not path.exists():
         return []
