@@ -1,7 +1,8 @@
-"""Trains the baseline of the Fashion-MNIST tasks: `python -m autoshrink.tasks.train_fashion --source FOLDER`.
+"""Trains the baselines of the Fashion-MNIST tasks: `python -m autoshrink.tasks.train_fashion --source FOLDER`.
 
-The 58,000 images that are not val are the training set; val picks nothing here, it is only logged; the 10,000 of test
-are scored once, at the end. Writes `weights.safetensors` and `train.log` beside the subset.
+`--model resnet` is the residual CNN, `--model encoder` the transformer encoder. The 58,000 images that are not val are
+the training set; val picks nothing here, it is only logged; the 10,000 of test are scored once, at the end. Writes the
+weights and the log beside the subset.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import argparse
 import copy
 import platform
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +21,41 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from autoshrink.tasks.fashion import to_input
+from autoshrink.tasks.encoder import PatchEncoder
+from autoshrink.tasks.fashion import WIDTH, to_input
 from autoshrink.tasks.fashion_data import Images, find_folder, read_folder, split
 from autoshrink.tasks.make_fashion_mini import ASSETS
 from autoshrink.tasks.resnet import ResNet
 
-BATCH = 128
-PEAK_LEARNING_RATE = 0.1
-WEIGHT_DECAY = 5e-4
 AVERAGE_DECAY = 0.998
 PAD = 2
 CUTOUT = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A baseline and how it is trained; `name` precedes `weights.safetensors` and `train.log`."""
+
+    name: str
+    build: Callable[[], torch.nn.Module]
+    optimizer: Callable[[torch.nn.Module], torch.optim.Optimizer]
+    peak: float
+    batch: int
+    epochs: int
+
+
+def _sgd(model: torch.nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
+def _adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), weight_decay=0.05)
+
+
+PLANS = {
+    "resnet": Plan("", lambda: ResNet(WIDTH), _sgd, 0.1, 128, 18),
+    "encoder": Plan("encoder-", PatchEncoder, _adamw, 2e-3, 256, 10),
+}
 
 
 def normalise(images: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -67,11 +94,13 @@ def main() -> None:
     """Reads the command line, trains, writes the two files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, help="folder with the four idx.gz files of Fashion-MNIST")
-    parser.add_argument("--epochs", type=int, default=18)
-    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--model", choices=list(PLANS), default="resnet")
+    parser.add_argument("--epochs", type=int, help="instead of the model's own number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ASSETS)
     arguments = parser.parse_args()
+    plan = PLANS[arguments.model]
+    epochs = arguments.epochs or plan.epochs
 
     lines: list[str] = []
 
@@ -87,27 +116,25 @@ def main() -> None:
     images = normalise(train.images)
     labels = torch.from_numpy(train.labels.astype(np.int64))
 
-    model = ResNet(arguments.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = plan.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model)
-    steps_per_epoch = len(labels) // BATCH
-    optimizer = torch.optim.SGD(
-        model.parameters(), PEAK_LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY
-    )
+    steps_per_epoch = len(labels) // plan.batch
+    optimizer = plan.optimizer(model)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PEAK_LEARNING_RATE, total_steps=arguments.epochs * steps_per_epoch, pct_start=0.25
+        optimizer, plan.peak, total_steps=epochs * steps_per_epoch, pct_start=0.25
     )
     log(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}; width {arguments.width}, "
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(labels):,} images, batch {BATCH}, "
-        f"{arguments.epochs} epochs, seed {arguments.seed}"
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}; {arguments.model}, "
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(labels):,} images, batch {plan.batch}, "
+        f"{epochs} epochs, seed {arguments.seed}"
     )
     began = time.monotonic()
-    for epoch in range(arguments.epochs):
+    for epoch in range(epochs):
         model.train()
         order = torch.randperm(len(labels), generator=random)
         total = 0.0
         for step in range(steps_per_epoch):
-            chosen = order[step * BATCH : (step + 1) * BATCH]
+            chosen = order[step * plan.batch : (step + 1) * plan.batch]
             batch = augment(images[chosen], random).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(batch)
@@ -131,8 +158,8 @@ def main() -> None:
     mini_test = test.take(rows.mini_test)
     log(f"test accuracy of the averaged weights on the 5,000 of fashion-mini: {accuracy(average, mini_test):.4f}")
     state = {name: value.contiguous() for name, value in average.state_dict().items()}
-    save_file(state, arguments.out / "weights.safetensors")
-    (arguments.out / "train.log").write_text("\n".join(lines) + "\n")
+    save_file(state, arguments.out / f"{plan.name}weights.safetensors")
+    (arguments.out / f"{plan.name}train.log").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

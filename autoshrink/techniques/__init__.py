@@ -10,8 +10,14 @@ from importlib import import_module
 from autoshrink.techniques.base import Technique
 
 TECHNIQUES = {
+    "student": ("autoshrink.techniques.student", "Student"),
     "prune": ("autoshrink.techniques.prune", "Prune"),
+    "factorize": ("autoshrink.techniques.factorize", "Factorize"),
     "finetune": ("autoshrink.techniques.finetune", "FineTune"),
+    "sparsify": ("autoshrink.techniques.sparsify", "Sparsify"),
+    "cluster": ("autoshrink.techniques.cluster", "Cluster"),
+    "binarize": ("autoshrink.techniques.binarize", "Binarize"),
+    "qat": ("autoshrink.techniques.qat", "Qat"),
     "quantize": ("autoshrink.techniques.quantize", "Quantize"),
 }
 

@@ -26,12 +26,14 @@ class Parameter:
         default: its value when a space does not mention it.
         when: `(other parameter, values)`: it exists only when the other one has one of these values.
         about: one line for `autoshrink spaces` and the reference.
+        trains: those of its values that need the task's training set and loss; they leave the space without them.
     """
 
     allowed: Choice | Range
     default: Scalar
     about: str
     when: tuple[str, tuple[Scalar, ...]] | None = None
+    trains: tuple[Scalar, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class Context:
         seed: of the study.
         progress: called with (steps done, steps in all) during long work.
         cache: for intermediate results worth keeping, such as the teacher's outputs; None is to keep none.
+        fidelity: share of the training steps that are made, over 0 to 1: a cheap first look trains for a tenth.
+        checkpoint: folder in which long training keeps its state, to go on from there when it is interrupted; None is
+            to keep none. It may not exist yet, and is removed when training is done.
     """
 
     task: Task
@@ -51,6 +56,8 @@ class Context:
     seed: int = 0
     progress: Callable[[int, int], None] = lambda _done, _total: None
     cache: StageCache | None = None
+    fidelity: float = 1.0
+    checkpoint: Path | None = None
 
 
 class Technique(ABC):
@@ -64,6 +71,10 @@ class Technique(ABC):
     """Needs the task's training set and loss."""
     only_after_change: ClassVar[bool] = False
     """Mends what earlier stages did: without one that works on the module it is left out of the recipe."""
+    excluded_by: ClassVar[frozenset[str]] = frozenset()
+    """Techniques after which this one cannot be applied: with one of them earlier in a recipe it is left out."""
+    few_values: ClassVar[bool] = False
+    """Leaves weights that take few distinct values, which the exported file can then hold in few bits each."""
 
     @abstractmethod
     def is_off(self, settings: Settings) -> bool:

@@ -18,7 +18,8 @@ from autoshrink.errors import StageError
 from autoshrink.isolate import device
 from autoshrink.task import Split, Task, call
 from autoshrink.techniques import training_device
-from autoshrink.techniques.finetune import FineTune, finetune, one_cycle
+from autoshrink.techniques.finetune import FineTune, finetune
+from autoshrink.techniques.training import one_cycle
 from autoshrink.techniques.prune import prune
 from autoshrink.techniques.teacher import distillation_loss
 from autoshrink.tensors import as_tensors
@@ -319,7 +320,14 @@ class TestTeacher:
 
 def test_whole_numbers_and_others_are_one_setting() -> None:
     resolved = FineTune().resolve({"epochs": 1}, TARGET)
-    assert resolved == {"epochs": 1.0, "learning_rate": 0.05, "temperature": 4.0, "alpha": 0.7}
+    assert resolved == {
+        "epochs": 1.0,
+        "learning_rate": 0.0,
+        "optimizer": "auto",
+        "temperature": 4.0,
+        "alpha": 0.7,
+        "patience": 0.0,
+    }
     assert type(resolved["epochs"]) is float
 
 
