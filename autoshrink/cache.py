@@ -16,6 +16,7 @@ from filelock import FileLock
 
 CACHE_VARIABLE = "AUTOSHRINK_CACHE"
 META = "entry.json"
+CHECKPOINTS = ".checkpoints"
 
 
 def cache_root() -> Path:
@@ -99,6 +100,10 @@ class StageCache:
                 shutil.rmtree(partial, ignore_errors=True)
         return self.root / key, False
 
+    def checkpoint(self, key: str) -> Path:
+        """The folder in which the training that makes `key` may keep its state; it need not exist."""
+        return self.root / CHECKPOINTS / key
+
     def entries(self) -> list[Entry]:
         """What the cache holds, the longest unused first."""
         return sorted(self._entries(), key=lambda entry: entry.used)
@@ -130,7 +135,7 @@ class StageCache:
             removed.append(entry)
         if self.root.is_dir():
             hour_ago = time.time() - 3600
-            for folder in self.root.glob(".*"):
-                if folder.is_dir() and folder.stat().st_mtime < hour_ago:
+            for folder in [*self.root.glob(".*"), *self.root.glob(f"{CHECKPOINTS}/*")]:
+                if folder.name != CHECKPOINTS and folder.is_dir() and folder.stat().st_mtime < hour_ago:
                     shutil.rmtree(folder, ignore_errors=True)
         return removed

@@ -17,6 +17,7 @@ from torch import nn
 from autoshrink.agreement import bounded_db, sqnr_db
 from autoshrink.errors import ConfigError, StageError
 from autoshrink.export_errors import STAGE, model_fails, not_traceable, not_translatable, wrapped_name
+from autoshrink.fake_quantize import translation_table, weight_quantizers
 from autoshrink.onnx_graph import (
     PROTOBUF_LIMIT,
     fixed_batches,
@@ -27,6 +28,7 @@ from autoshrink.onnx_graph import (
     write_onnx,
 )
 from autoshrink.task import call
+from autoshrink.techniques.onnx_qdq import store_integers
 from autoshrink.tensors import as_tensors
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ OPSET = 20
 
 AGREEMENT_DB = 60.0
 """The least agreement of the ONNX file with torch; two float32 libraries agree to 100 dB and more."""
+
+QUANTIZED_AGREEMENT_DB = 35.0
+"""The same for a model with quantizers: a value that rounds to the other side of a step is a whole step away."""
 
 PARITY_SAMPLES = 32
 
@@ -63,7 +68,7 @@ def export_onnx(model: nn.Module, task: Task, batch: int, out: Path) -> dict[str
 
     Returns:
         `agreement_db`: output name -> signal to noise against torch, decibel (`inf`: equal); `max_abs`: output name ->
-        largest absolute difference; `opset`.
+        largest absolute difference; `opset`; of a model with quantizers also `weight_bits`: layer -> bits.
 
     Raises:
         StageError: the model fails on its example, cannot be traced or written as ONNX (names layer and operator), is
@@ -74,20 +79,26 @@ def export_onnx(model: nn.Module, task: Task, batch: int, out: Path) -> dict[str
     if weights > PROTOBUF_LIMIT:
         raise StageError(STAGE, too_large(weights))
     example = next(fixed_batches(task.example_inputs, batch))
+    bits = {name: quantizer.bits for name, quantizer, _ in weight_quantizers(model)}
     with _evaluating(model), torch.no_grad():
         _try_torch(model, task, example)
-        write_onnx(_to_onnx(model, task, example), out, STAGE)
+        proto = _to_onnx(model, task, example)
+        write_onnx(store_integers(proto, bits) if bits else proto, out, STAGE)
         agreement_db, max_abs = _parity(model, task, batch, out)
+    least = QUANTIZED_AGREEMENT_DB if bits else AGREEMENT_DB
     for name, decibel in agreement_db.items():
-        if not decibel >= AGREEMENT_DB:
+        if not decibel >= least:
             raise StageError(
                 STAGE,
                 f"output {name!r} of the ONNX file agrees with torch to {decibel:.1f} dB (largest difference "
-                f"{max_abs[name]:.3g}); it must be {AGREEMENT_DB:.0f} dB or more.\n"
+                f"{max_abs[name]:.3g}); it must be {least:.0f} dB or more.\n"
                 "Look for randomness in evaluation mode, a state kept between calls, or a layer that works in float64.",
             )
     bounded = {name: bounded_db(decibel) for name, decibel in agreement_db.items()}
-    return {"agreement_db": bounded, "max_abs": max_abs, "opset": OPSET}
+    report: dict[str, Any] = {"agreement_db": bounded, "max_abs": max_abs, "opset": OPSET}
+    if bits:
+        report["weight_bits"] = {name.removesuffix(".weight"): width for name, width in bits.items()}
+    return report
 
 
 def _try_torch(model: nn.Module, task: Task, example: Arrays) -> None:
@@ -142,6 +153,7 @@ def _to_onnx(model: nn.Module, task: Task, example: Arrays) -> Any:
                 output_names=outputs,
                 external_data=False,
                 verbose=False,
+                custom_translation_table=translation_table(),
             )
         except Exception as error:
             raise not_translatable(error) from error

@@ -27,6 +27,7 @@ from autoshrink.cache import CACHE_VARIABLE, StageCache
 from autoshrink.errors import StageError
 from autoshrink.fingerprints import model_fingerprint
 from autoshrink.module_files import Step, load_module, save_module
+from autoshrink.onnx_graph import write_onnx
 from autoshrink.task import Arrays, Task, call
 from autoshrink.techniques import get_technique
 from autoshrink.techniques.base import Context, GraphTechnique, ModuleTechnique, Technique
@@ -40,6 +41,10 @@ EXPORT_VERSION = 1
 """Raised when the export writes another file of the same model: it is part of the cache's key."""
 MODEL_FILE = "model.onnx"
 PARITY_FILE = "parity.json"
+COST_FILE = "cost.json"
+PACK = "pack"
+PACK_VERSION = 1
+"""Raised when packing writes another file of the same model."""
 ROWS = 64
 """Samples of one call of `float_outputs`."""
 
@@ -57,6 +62,8 @@ class Built:
         key: of `model_onnx`, by content: 64 hex digits.
         seconds: stage -> wall seconds of making it; `cache` -> those of looking up and loading what was there.
         reused: the stages that were not made this time, in order.
+        cost_seconds: stage -> wall seconds of making it, whenever that was; of stages whose result is gone, absent.
+        weight_bits: layer -> bits of its trained integers; empty without quantization-aware training.
     """
 
     model_onnx: Path
@@ -64,6 +71,8 @@ class Built:
     key: str
     seconds: Mapping[str, float]
     reused: tuple[str, ...]
+    cost_seconds: Mapping[str, float]
+    weight_bits: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -105,12 +114,14 @@ class Pipeline:
         task: is not changed while the pipeline lives.
         cache: shared with other processes.
         seed: of everything random.
+        fidelity: share of the training steps that are made, over 0 to 1.
     """
 
-    def __init__(self, task: Task, cache: StageCache, seed: int) -> None:
+    def __init__(self, task: Task, cache: StageCache, seed: int, fidelity: float = 1.0) -> None:
         self._task = task
         self._cache = cache
         self._seed = seed
+        self._fidelity = fidelity
         self._root = ""
         self._trained: nn.Module | None = None
         self._fingerprints: dict[str, str] = {}
@@ -135,10 +146,27 @@ class Pipeline:
             key = stage.key
             name = stage.technique.name
             model_onnx = self._make(key, name, partial(self._transform, stage, model_onnx, work)) / MODEL_FILE
-        names = [stage.technique.name for stage in module_stages + graph_stages]
-        names.insert(len(module_stages), EXPORT)
-        reused = tuple(name for name in names if name not in work.seconds)
-        return Built(model_onnx, float_onnx, key, work.finished(), reused)
+        keys = {stage.technique.name: stage.key for stage in module_stages} | {EXPORT: float_key}
+        keys |= {stage.technique.name: stage.key for stage in graph_stages}
+        if any(stage.technique.few_values for stage in module_stages):
+            keys[PACK] = key = content_key([key, PACK, PACK_VERSION])
+            model_onnx = self._make(key, PACK, partial(self._pack, model_onnx, work)) / MODEL_FILE
+        return Built(
+            model_onnx,
+            float_onnx,
+            key,
+            work.finished(),
+            tuple(name for name in keys if name not in work.seconds),
+            {name: seconds for name, key in keys.items() if (seconds := self._cost(key)) is not None},
+            json.loads((float_onnx.parent / PARITY_FILE).read_text()).get("weight_bits", {}),
+        )
+
+    def _cost(self, key: str) -> float | None:
+        """Seconds that making the result of `key` took."""
+        try:
+            return float(json.loads((self._cache.root / key / COST_FILE).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
 
     def module(self, recipe: Recipe, target: Target) -> nn.Module:
         """The torch model after the module stages, in eval mode; not to be changed.
@@ -198,7 +226,10 @@ class Pipeline:
             self._fingerprints[name] = technique.fingerprint(self._task)
         resolved = technique.resolve(settings, target)
         versions = [installed_version(package) for package in packages]
-        return content_key([before, name, technique.version, resolved, self._fingerprints[name], self._seed, versions])
+        parts = [before, name, technique.version, resolved, self._fingerprints[name], self._seed, versions]
+        if isinstance(technique, ModuleTechnique) and self._fidelity != 1:
+            parts.append(self._fidelity)
+        return content_key(parts)
 
     def _float_key(self, module_stages: Sequence[_Stage], target: Target) -> str:
         before = module_stages[-1].key if module_stages else self._root
@@ -239,7 +270,7 @@ class Pipeline:
             if not isinstance(technique, ModuleTechnique):
                 raise TypeError(f"{technique.name} does not work on a module")
             with work.making(technique.name):
-                result, structure = technique.apply(model, stage.settings, self._context(technique.name, work))
+                result, structure = technique.apply(model, stage.settings, self._context(stage, work))
                 result = result.eval()
                 made.append((result, [*steps, Step(technique.name, structure)]))
                 save_module(folder, *made[0])
@@ -263,10 +294,28 @@ class Pipeline:
         if not isinstance(technique, GraphTechnique):
             raise TypeError(f"{technique.name} does not work on a graph")
         with work.making(technique.name):
-            technique.transform(source, folder / MODEL_FILE, stage.settings, self._context(technique.name, work))
+            technique.transform(source, folder / MODEL_FILE, stage.settings, self._context(stage, work))
 
-    def _context(self, stage: str, work: _Work) -> Context:
-        return Context(self._task, self._trained_model, self._seed, partial(work.listen, stage), self._cache)
+    def _pack(self, source: Path, work: _Work, folder: Path) -> None:
+        import onnx
+
+        from autoshrink.onnx_packing import pack_weights
+
+        with work.making(PACK):
+            model = onnx.load(str(source))
+            pack_weights(model)
+            write_onnx(model, folder / MODEL_FILE, PACK)
+
+    def _context(self, stage: _Stage, work: _Work) -> Context:
+        return Context(
+            self._task,
+            self._trained_model,
+            self._seed,
+            partial(work.listen, stage.technique.name),
+            self._cache,
+            self._fidelity,
+            self._cache.checkpoint(stage.key),
+        )
 
     def _make(self, key: str, stage: str, make: Callable[[Path], None]) -> Path:
         """The cache's folder of `key`.
@@ -274,8 +323,14 @@ class Pipeline:
         Raises:
             StageError: it cannot be written.
         """
+
+        def timed(folder: Path) -> None:
+            began = time.monotonic()
+            make(folder)
+            (folder / COST_FILE).write_text(json.dumps(round(time.monotonic() - began, 3)))
+
         try:
-            return self._cache.get_or_make(key, stage, make)[0]
+            return self._cache.get_or_make(key, stage, timed)[0]
         except OSError as error:
             if error.filename is not None and not Path(error.filename).is_relative_to(self._cache.root):
                 raise

@@ -28,6 +28,12 @@ def linear_as_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
         for value in (*graph.input, *graph.value_info, *graph.output)
     }
     constants = {initializer.name: tuple(initializer.dims) for initializer in graph.initializer}
+    # A weight that is stored as integers is as constant as any.
+    constants |= {
+        node.output[0]: constants[node.input[0]]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants
+    }
     uses = Counter(name for node in graph.node for name in node.input)
     uses.update(value.name for value in graph.output)
     products = {
