@@ -20,6 +20,8 @@ test: .venv/test
 bench: .venv/test
 	$(BIN)/python -m autoshrink.bench.noise --out results/measuring-noise.json
 	$(BIN)/python -m autoshrink.bench.overhead --out results/overhead.json
+	$(BIN)/python -m autoshrink.bench.technique_costs --out results/technique_costs.json
+	$(BIN)/python -m autoshrink.bench.techniques --out results/techniques.json
 
 .venv/demo: pyproject.toml constraints.txt
 	@echo "installing into .venv (some minutes, about 2 GB)"

@@ -16,6 +16,7 @@ from autoshrink.errors import ConfigError
 from autoshrink.measure.environment import describe_machine
 from autoshrink.records import StudyFolder, StudyMeta
 from autoshrink.task import Task
+from autoshrink.techniques.keys import read_key
 from autoshrink.types import Limits, Target, TrialRecord
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def search(
     time_limit_s: float | None = None,
     limits: Limits | None = None,
     seed: int = 0,
+    fidelity: float = 1.0,
+    force: Iterable[str] = (),
     study: str | None = None,
     results: str | Path = RESULTS,
     console: Console | None = None,
@@ -101,6 +104,10 @@ def search(
         time_limit_s: no further trial begins after so many seconds.
         limits: go before the targets' own, where set.
         seed: of everything random.
+        fidelity: share of the training steps that every stage makes, over 0 to 1: a cheap first look with 0.1 or 0.3.
+        force: keeps what a target avoids since it gains nothing there, for the size alone. `sparsify` keeps the
+            technique with all its values, `sparsify.pattern=2:4` keeps it without values that are avoided by a key of
+            their own, save this one.
         study: name of the study; the task's name when not given.
         results: folder that holds the study's folder.
         console: where progress goes; standard error when not given.
@@ -120,6 +127,8 @@ def search(
         raise ConfigError(["--target: name at least one target"])
     if trials is not None and trials < 1:
         raise ConfigError([f"--trials: {trials}; it must be 1 or more"])
+    if not 0 < fidelity <= 1:
+        raise ConfigError([f"--fidelity: {fidelity:g}; it must be over 0 and at most 1 (0.1 trains a tenth)"])
     name = study or loaded.name
     if not is_name(name):
         raise ConfigError([f"--study: {name!r} may hold letters, digits, '.', '-' and '_' only"])
@@ -134,6 +143,8 @@ def search(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         autoshrink=__version__,
         machine=describe_machine(),
+        fidelity=fidelity,
+        force=_read_force(force, profiles.values()),
     )
     _check_available(profiles.values())
     folder = StudyFolder.create(Path(results) / name, meta)
@@ -185,6 +196,27 @@ def with_limits(target: Target, limits: Limits) -> Target:
     return replace(target, limits=merged)
 
 
+def _read_force(force: Iterable[str], targets: Iterable[Target]) -> tuple[str, ...]:
+    """The keys in their canonical form, each of something that a target avoids."""
+    avoided = sorted({key for target in targets for key in target.avoid})
+    keys: dict[str, None] = {}
+    problems = []
+    for key in force:
+        try:
+            read = read_key(key)
+        except ValueError as error:
+            problems.append(f"--force: {error}")
+            continue
+        technique = read.partition(".")[0]
+        if read in avoided or technique in avoided or any(other.startswith(f"{read}.") for other in avoided):
+            keys[read] = None
+        else:
+            problems.append(f"--force: no target avoids {key}; avoided are {', '.join(avoided) or 'none'}")
+    if problems:
+        raise ConfigError(problems)
+    return tuple(keys)
+
+
 def _load(task: str | Path | Task) -> Task:
     from autoshrink.tasks.loading import check_thoroughly, load_task
 
@@ -206,9 +238,11 @@ def _check_available(targets: Iterable[Target]) -> None:
 def _run(folder: StudyFolder, task: Task, console: Console | None) -> Study:
     from autoshrink.progress import Progress
     from autoshrink.search.run import run_search
+    from autoshrink.search.words import reduced_training
 
     meta = folder.meta
     planned = None if meta.trials is None else meta.trials * len(meta.targets)
-    with Progress(console or Console(stderr=True), meta.name, planned, meta.time_limit_s) as progress:
+    title = f"{meta.name}{reduced_training(meta.fidelity)}"
+    with Progress(console or Console(stderr=True), title, planned, meta.time_limit_s) as progress:
         run_search(folder, task, progress)
     return Study(folder, task)

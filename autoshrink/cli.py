@@ -102,6 +102,11 @@ def search(
     max_size: MaxSize = None,
     max_drop: MaxDrop = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    fidelity: Annotated[float, typer.Option(metavar="0.1", help="Share of the training steps that are made.")] = 1.0,
+    force: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Keep what a target avoids: a technique, or technique.parameter=value."),
+    ] = None,
     study: Annotated[str | None, typer.Option(help="Name of the study; the task's name when not given.")] = None,
     results: Results = RESULTS,
     as_json: AsJson = False,
@@ -118,6 +123,8 @@ def search(
             time_limit_s=time,
             limits=Limits(max_latency, max_size, max_drop),
             seed=seed,
+            fidelity=fidelity,
+            force=force or (),
             study=study,
             results=results,
             console=log,
@@ -230,7 +237,8 @@ def pick(
         row = next(row for row in rows if row["number"] == record.number)
         _print_json({"package": str(package), "trial": row})
     else:
-        out.print(f"{package}: trial {record.number}, {describe(record.recipe)}", highlight=False, soft_wrap=True)
+        words = describe(record.recipe, opened.folder.meta.fidelity)
+        out.print(f"{package}: trial {record.number}, {words}", highlight=False, soft_wrap=True)
         out.print(f"  autoshrink verify {package}", highlight=False, soft_wrap=True)
 
 
@@ -294,7 +302,7 @@ def targets(as_json: AsJson = False) -> None:
         return
     table = Table("target", "what", "precisions", "left out", "file", box=None, pad_edge=False)
     for profile in profiles:
-        left_out = ", ".join(map(str, profile.unsupported)) or "-"
+        left_out = ", ".join([*map(str, profile.unsupported), *profile.avoid]) or "-"
         table.add_row(
             profile.name,
             profile.summary,
@@ -313,11 +321,12 @@ def spaces(as_json: AsJson = False) -> None:
     from autoshrink.config import load_space, profile_folder, profile_names
     from autoshrink.search.space import enumerate_recipes
 
+    most = 20_000
     folder = profile_folder("search_spaces")
     listed = []
     for name in profile_names("search_spaces"):
         space = load_space(name)
-        recipes = enumerate_recipes(space, 20_000)
+        recipes = enumerate_recipes(space, most)
         listed.append((space, folder / f"{name}.yaml", len(recipes) if recipes is not None else None))
     if as_json:
         _print_json(
@@ -327,7 +336,11 @@ def spaces(as_json: AsJson = False) -> None:
     table = Table("space", "what", "techniques", "recipes", "file", box=None, pad_edge=False)
     for space, file, count in listed:
         table.add_row(
-            space.name, space.summary, ", ".join(space.techniques), f"{count:,}" if count else "continuous", str(file)
+            space.name,
+            space.summary,
+            ", ".join(space.techniques),
+            f"{count:,}" if count else f"over {most:,}",
+            str(file),
         )
     out.print(table)
 

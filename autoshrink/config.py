@@ -15,8 +15,11 @@ from autoshrink.backends import BACKENDS
 from autoshrink.errors import ConfigError
 from autoshrink.techniques import TECHNIQUES, get_technique
 from autoshrink.techniques.base import Parameter
+from autoshrink.techniques.keys import read_key
+from autoshrink.techniques.order import ORDERS
 from autoshrink.types import Choice, Dimension, Range, Space, Target
 
+SPACE_KEYS = ("name", "summary", "orders", "techniques")
 _PACKAGE = Path(__file__).parent
 
 
@@ -50,9 +53,15 @@ def load_target(reference: str) -> Target:
         problems.append(f"{path}:name: {target.name!r} may hold letters, digits, '.', '-' and '_' only")
     if target.backend not in BACKENDS and ":" not in target.backend:
         problems.append(f"{path}:backend: {target.backend!r}; allowed are {', '.join(BACKENDS)}, or MODULE:CLASS")
+    avoid: dict[str, str] = {}
+    for key, why in target.avoid.items():
+        try:
+            avoid[read_key(key)] = why
+        except ValueError as error:
+            problems.append(f"{path}:avoid.{key}: {error}")
     if problems:
         raise ConfigError(problems)
-    return target
+    return dataclasses.replace(target, avoid=avoid)
 
 
 def load_space(reference: str) -> Space:
@@ -65,13 +74,17 @@ def load_space(reference: str) -> Space:
     data = _read(path)
     problems: list[str] = []
     for key in data:
-        if key not in ("name", "summary", "techniques"):
-            problems.append(f"{path}:{key}: unknown key; allowed are name, summary, techniques")
+        if key not in SPACE_KEYS:
+            problems.append(f"{path}:{key}: unknown key; allowed are {', '.join(SPACE_KEYS)}")
     name = data.get("name")
     if not isinstance(name, str) or not is_name(name):
         problems.append(f"{path}:name: {name!r} must be a text of letters, digits, '.', '-' and '_'")
     if not isinstance(data.get("summary", ""), str):
         problems.append(f"{path}:summary: {data['summary']!r} must be a text")
+    orders = data.get("orders", ["pipeline"])
+    named = orders if isinstance(orders, list) else []
+    if not named or any(order not in list(ORDERS) for order in named) or len(set(named)) < len(named):
+        problems.append(f"{path}:orders: {orders!r} must be a list, without repetition, of {', '.join(ORDERS)}")
     techniques: dict[str, dict[str, Dimension]] = {}
     listed = data.get("techniques")
     if not isinstance(listed, Mapping) or not listed:
@@ -94,10 +107,9 @@ def load_space(reference: str) -> Space:
             techniques[technique] = dimensions
     if problems:
         raise ConfigError(problems)
-    order = list(TECHNIQUES)
-    return Space(
-        str(name), dict(sorted(techniques.items(), key=lambda item: order.index(item[0]))), data.get("summary", "")
-    )
+    place = list(TECHNIQUES)
+    in_place = dict(sorted(techniques.items(), key=lambda item: place.index(item[0])))
+    return Space(str(name), in_place, data.get("summary", ""), tuple(orders))
 
 
 def _dimension(known: Mapping[str, Parameter], name: str, values: Any) -> Dimension:

@@ -136,6 +136,8 @@ class WeightQuantizer(nn.Module):
         learned: whether the step is trained; else it stays as it was initialised.
     """
 
+    zero_point: torch.Tensor
+
     def __init__(self, bits: int, channels: int | None, learned: bool = True) -> None:
         super().__init__()
         self.bits = bits
@@ -181,6 +183,8 @@ class ActivationQuantizer(nn.Module):
 
     Until `calibrate` was called it observes: it lets everything pass and keeps some values of each call.
     """
+
+    zero_point: torch.Tensor
 
     def __init__(self, bits: int, signed: bool, learned: bool = True) -> None:
         super().__init__()

@@ -41,6 +41,8 @@ class StudyMeta:
         trials: trials a target; None is until the time is up or the space is used up.
         time_limit_s: seconds for one run of the search; None is no limit.
         machine: as `describe_machine` gave it when the study began.
+        fidelity: share of the training steps that every stage makes, over 0 to 1.
+        force: keys of what is searched although a target avoids it.
     """
 
     name: str
@@ -53,6 +55,8 @@ class StudyMeta:
     created: str
     autoshrink: str
     machine: Mapping[str, Any]
+    fidelity: float = 1.0
+    force: tuple[str, ...] = ()
 
 
 _META: TypeAdapter[StudyMeta] = TypeAdapter(StudyMeta)

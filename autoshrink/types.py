@@ -13,11 +13,11 @@ Scalar = bool | int | float | str
 Settings = Mapping[str, Scalar]
 
 FLOAT_PRECISIONS = ("fp32", "fp16", "bf16")
-PRECISIONS = (*FLOAT_PRECISIONS, "int8_dynamic", "int8_static")
+PRECISIONS = (*FLOAT_PRECISIONS, "int8_dynamic", "int8_static", "int8_weights", "int4_weights")
 # Read by pydantic where a profile is loaded: a key that is not a field is a problem, and so is a text for a number.
 _NO_OTHER_KEYS = {"extra": "forbid", "strict": True}
 
-PrecisionName = Literal["fp32", "fp16", "bf16", "int8_dynamic", "int8_static"]
+PrecisionName = Literal["fp32", "fp16", "bf16", "int8_dynamic", "int8_static", "int8_weights", "int4_weights"]
 
 
 def content_key(value: Any) -> str:
@@ -76,6 +76,8 @@ class Recipe:
     @property
     def precision(self) -> str:
         """The precision that the last stage asks for; fp32 when none does."""
+        if self.settings("qat"):
+            return "int8_static"
         quantize = self.settings("quantize")
         return str(quantize["scheme"]) if quantize else "fp32"
 
@@ -87,7 +89,7 @@ class Precision:
     Attributes:
         kernels: `native` when the arithmetic itself is done in this precision, `storage` when only the file is smaller
             and the arithmetic stays float32.
-        operators: ONNX operator types that are quantized (int8 only).
+        operators: ONNX operator types that are quantized (integers only).
         activations: integer grid of the activations (static int8 only).
         per_channel: one scale per output channel of a weight rather than one per tensor (int8 only).
         requires: a capability the runtime must report on this machine, such as `BF16`; None when it needs none.
@@ -194,6 +196,7 @@ class Target:
         batch: rows of one call.
         precisions: precision name -> how it runs here; only these are searched.
         unsupported: precision name -> why it is not searched here.
+        avoid: technique, or `technique.parameter=value` -> why it gains nothing here; searched only when forced.
         channel_multiple: channel counts are rounded to multiples of this when channels are pruned.
     """
 
@@ -207,6 +210,7 @@ class Target:
     threads: int = 1
     batch: int = 1
     unsupported: Mapping[PrecisionName, str] = field(default_factory=dict)
+    avoid: Mapping[str, str] = field(default_factory=dict)
     channel_multiple: int = 8
     limits: Limits = field(default_factory=Limits)
     measuring: Measuring = field(default_factory=Measuring)
@@ -244,11 +248,15 @@ Dimension = Choice | Range
 
 @dataclass(frozen=True)
 class Space:
-    """A search space: technique -> parameter -> dimension. A parameter that is absent has its technique's default."""
+    """A search space: technique -> parameter -> dimension. A parameter that is absent has its technique's default.
+
+    `orders` are those that a recipe's stages may stand in, by their names in `techniques/order.py`.
+    """
 
     name: str
     techniques: Mapping[str, Mapping[str, Dimension]]
     summary: str = ""
+    orders: tuple[str, ...] = ("pipeline",)
 
 
 @dataclass(frozen=True)
@@ -349,6 +357,7 @@ class Artifact:
         files: what ships; the first one is what the runtime opens.
         folder: where they lie, relative to the study's folder (absolute while a child works on them).
         runtime: the runtime's version.
+        compressed_bytes: of all files that ship, each compressed with gzip; None in records from before it was kept.
     """
 
     backend: str
@@ -356,6 +365,7 @@ class Artifact:
     files: tuple[ArtifactFile, ...]
     folder: str
     runtime: str
+    compressed_bytes: int | None = None
 
     @property
     def size_bytes(self) -> int:

@@ -105,8 +105,9 @@ def fake_latency(ratio: float, reference_ms: float = 1.24, stable: bool = True) 
 
 
 def fake_artifact(size: int, precision: str = "fp32") -> Artifact:
-    """An artifact whose file is not there."""
-    return Artifact("fake", precision, (ArtifactFile("model.bin", size, "0" * 64),), "artifacts/fake", "fake 1.0")
+    """An artifact whose file is not there; compressed it would be nine tenths of its size."""
+    files = (ArtifactFile("model.bin", size, "0" * 64),)
+    return Artifact("fake", precision, files, "artifacts/fake", "fake 1.0", round(0.9 * size))
 
 
 def fake_audit(int8: int) -> Audit:

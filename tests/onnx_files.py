@@ -149,6 +149,34 @@ def unknown_operator(out: Path) -> None:
     _write(out, [node], {}, [x], [y])
 
 
+def few_values(is_int8: bool) -> onnx.ModelProto:
+    """One convolution with ternary weights, float or between uint8 activations. x [1, 32, 8, 8] -> y the same."""
+    ternary = np.random.default_rng(0).integers(-1, 2, (WIDTH, WIDTH, 3, 3))
+    scale = np.random.default_rng(1).uniform(0.01, 0.1, WIDTH).astype(np.float32)
+    conv = helper.make_node("Conv", ["x", "weight"], ["y"], "conv", pads=[1, 1, 1, 1])
+    nodes, weights = [conv], {"weight": (ternary * scale.reshape(-1, 1, 1, 1)).astype(np.float32)}
+    if is_int8:
+        conv.input[:], conv.output[:] = ["x.dq", "weight.dq"], ["c"]
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["x.q"], "quantize"),
+            helper.make_node("DequantizeLinear", ["x.q", "scale", "zero"], ["x.dq"], "dequantize"),
+            helper.make_node("DequantizeLinear", ["weight", "weight.scale"], ["weight.dq"], "weights", axis=0),
+            conv,
+            helper.make_node("QuantizeLinear", ["c", "scale", "zero"], ["y.q"], "requantize"),
+            helper.make_node("DequantizeLinear", ["y.q", "scale", "zero"], ["y"], "out"),
+        ]
+        weights = {
+            "weight": (127 * ternary).astype(np.int8),
+            "weight.scale": scale / np.float32(127),
+            "scale": np.array(0.03, np.float32),
+            "zero": np.array(128, np.uint8),
+        }
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, WIDTH, 8, 8]) for name in ("x", "y")]
+    initializers = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "graph", values[:1], values[1:], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
 BUILDERS: Mapping[str, Callable[[Path], None]] = {
     builder.__name__: builder
     for builder in (

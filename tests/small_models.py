@@ -225,6 +225,22 @@ BUILDERS: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
+def _width(share: float, whole: int) -> int:
+    return max(8, 8 * round(share * whole / 8))
+
+
+# They have one block each: their depth stays.
+FAMILIES: Mapping[str, Callable[[float, float], nn.Module]] = {
+    "cnn": lambda width, _depth: TinyCnn(_width(width, 24)),
+    "conv_only": lambda width, _depth: ConvStack(_width(width, 32)),
+    "grouped": lambda width, _depth: GroupedCnn(_width(width, 32)),
+    "transformer": lambda width, _depth: TinyTransformer(width=_width(width, 32)),
+    "fused_qkv": lambda width, _depth: TinyTransformer(FusedAttention, _width(width, 32)),
+    "tied": lambda width, _depth: TiedTokens(_width(width, 32)),
+    "two_outputs": lambda width, _depth: TwoInTwoOut(_width(width, 16)),
+}
+
+
 @lru_cache
 def _trained_state(name: str) -> dict[str, torch.Tensor]:
     with torch.random.fork_rng(devices=[]):
@@ -266,6 +282,7 @@ def tiny_task(name: str) -> Task:
         metric=_accuracy,
         train=TrainingSet(train, batch_size=32),
         loss=_cross_entropy,
+        student=FAMILIES[name],
     )
 
 

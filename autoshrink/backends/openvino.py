@@ -1,8 +1,12 @@
-"""OpenVINO on the processor. The artifact is its intermediate representation: `model.xml` and `model.bin`."""
+"""OpenVINO on the processor. The artifact is its intermediate representation: `model.xml` and `model.bin`.
+
+A model with packed weights is the exception: the representation would hold them unpacked, so the ONNX file ships.
+"""
 
 from __future__ import annotations
 
 import functools
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,13 +15,16 @@ from typing import Any
 from autoshrink.backends.base import Array, Arrays, Availability, Backend, Session
 from autoshrink.backends.ports import Port, in_order
 from autoshrink.errors import StageError
+from autoshrink.onnx_packing import is_packed
 from autoshrink.types import Audit, Layer
 
 ARTIFACT = ("model.xml", "model.bin")
+PACKED_ARTIFACT = "model.onnx"
 DEVICE = "CPU"
 
 WEIGHT_KERNELS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 """Kernels whose second input may be a weight."""
+WEIGHT_ONLY = ("int8_weights", "int4_weights")
 CONVERSIONS = ("Reorder", "Convert", "FakeQuantize", "Quantize")
 PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "I8": "int8", "u8": "uint8"}
 
@@ -40,14 +47,18 @@ class OpenVino(Backend):
     def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
         """Converts the file; weights are stored in 16 bits for fp16 and bf16, and as they are otherwise.
 
+        A file with packed weights is copied, and converted each time it is loaded.
+
         Raises:
             StageError: the runtime cannot convert it; with the runtime's own reason.
         """
         runtime = _openvino()
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            # Not Core.read_model: it leaves the helper nodes of the ONNX form in the file, a tenth of a small model.
-            converted = runtime.convert_model(str(model))
+            converted = _converted(model)
+            if is_packed(model):
+                shutil.copyfile(model, folder / PACKED_ARTIFACT)
+                return (PACKED_ARTIFACT,)
             runtime.save_model(converted, str(folder / ARTIFACT[0]), compress_to_fp16=precision in ("fp16", "bf16"))
         except Exception as error:
             raise StageError("compile", f"OpenVINO cannot convert {model.name}: {_reason(error)}") from error
@@ -69,6 +80,7 @@ class OpenVinoSession(Session):
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
         self._path = path
+        self._weights_only = precision in WEIGHT_ONLY
         self._core = _openvino().Core()
         self._properties = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -112,12 +124,13 @@ class OpenVinoSession(Session):
             profiled.create_infer_request().infer([port.zeros() for port in self._ports])
         except Exception as error:
             raise StageError("audit", f"a call on zeros fails: {_reason(error)}") from error
-        return audit_of(profiled.get_runtime_model().get_ordered_ops())
+        return audit_of(profiled.get_runtime_model().get_ordered_ops(), self._weights_only)
 
     def _compile(self, stage: str, **more: Any) -> Any:
         wanted = {**self._properties, **more}
         try:
-            compiled = self._core.compile_model(str(self._path), DEVICE, wanted)
+            model = _converted(self._path) if self._path.name == PACKED_ARTIFACT else str(self._path)
+            compiled = self._core.compile_model(model, DEVICE, wanted)
         except Exception as error:
             raise StageError(stage, f"OpenVINO cannot load {self._path.name}: {_reason(error)}") from error
         runs_in = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
@@ -127,8 +140,12 @@ class OpenVinoSession(Session):
         return compiled
 
 
-def audit_of(kernels: Sequence[Any]) -> Audit:
-    """The audit of the nodes of a runtime model whose model ran once, profiled."""
+def audit_of(kernels: Sequence[Any], weights_only: bool = False) -> Audit:
+    """The audit of the nodes of a runtime model whose model ran once, profiled.
+
+    Where only weights were to be integers, a kernel that unpacks them itself has `low-bit weights`. Its primitive is
+    named after the float result, though it may round its input to 8 bits.
+    """
     layers = []
     conversions = 0
     executed = 0
@@ -146,7 +163,9 @@ def audit_of(kernels: Sequence[Any]) -> Audit:
         changes_type = kind == "Subgraph" and set(info["outputPrecisions"].split(",")) != {info["runtimePrecision"]}
         conversions += kind in CONVERSIONS or changes_type
         if kind in WEIGHT_KERNELS and sources[1] in constant:
-            layers.append(Layer(_plain(name), kind, _arithmetic(info["primitiveType"])))
+            low_bit = weights_only and kernel.input_values()[1].get_element_type().is_integral()
+            precision = "low-bit weights" if low_bit else _arithmetic(info["primitiveType"])
+            layers.append(Layer(_plain(name), kind, precision))
     return Audit(tuple(layers), conversions, executed)
 
 
@@ -163,6 +182,12 @@ def _arithmetic(primitive: str) -> str:
     """
     suffix = primitive.rpartition("_")[2]
     return PRECISIONS.get(suffix, suffix)
+
+
+def _converted(model: Path) -> Any:
+    """The model of an ONNX file."""
+    # Not Core.read_model: it leaves the helper nodes of the ONNX form, a tenth of a small model and some kernels more.
+    return _openvino().convert_model(str(model))
 
 
 def _openvino() -> Any:

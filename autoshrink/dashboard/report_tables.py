@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from autoshrink.dashboard.formatting import Metric, gain, speed_up, speed_up_interval
 from autoshrink.dashboard.markup import Markup, element
-from autoshrink.dashboard.tables import baseline_of, latency_ties, size_ratio
+from autoshrink.dashboard.tables import baseline_of, gzipped, latency_ties, size_ratio
 from autoshrink.search.front import front
 from autoshrink.search.words import describe, human_bytes, human_ms, human_seconds
 from autoshrink.types import Interval, Outcome, Score, TrialRecord
@@ -169,7 +169,7 @@ def _change_interval(interval: Interval | None, metric: Metric) -> str:
 def _bytes(record: TrialRecord) -> Markup:
     if record.artifact is None:
         return _cell("-", None)
-    return _cell(human_bytes(record.artifact.size_bytes), record.artifact.size_bytes)
+    return _cell(human_bytes(record.artifact.size_bytes), record.artifact.size_bytes, gzipped(record))
 
 
 def _cell(text: str, value: float | None, below: object = "") -> Markup:

@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 _INTERVALS = ("accuracy_ci", "test_accuracy_ci", "test_drop_ci", "drop_ci", "latency_ci_ms", "latency_ratio_ci")
 _COLUMN_TYPES = {
-    **dict.fromkeys(("number", "size_bytes", "int8_layers", "layers"), "Int64"),
+    **dict.fromkeys(("number", "size_bytes", "gzip_bytes", "int8_layers", "layers"), "Int64"),
     **dict.fromkeys(("target", "recipe", "recipe_text", "outcome", "reason"), "str"),
     **dict.fromkeys(("stable", "on_front"), "boolean"),
 }
@@ -37,7 +37,8 @@ def front_rows(study: StudyFolder, target: str) -> dict[str, Any]:
         `target`, `metric_name`, `baseline` (a row, None when it was not run), `front` (rows, smallest latency first)
         and `trials` (rows, by number). What was not measured is None; `reason` says why. In a row: `accuracy`, `drop`
         and their 95 % intervals are of the val split; `latency_ratio` and `size_ratio` are to the baseline on the
-        same target, under 1 is faster or smaller; `seconds` is wall time of the whole trial.
+        same target, under 1 is faster or smaller; `gzip_bytes` is what `size_bytes` becomes when each file is
+        compressed with gzip; `seconds` is wall time of the whole trial.
 
     Raises:
         ConfigError: the study has no such target, or a record cannot be read.
@@ -67,6 +68,12 @@ def size_ratio(record: TrialRecord, baseline: TrialRecord | None) -> float | Non
     return record.artifact.size_bytes / baseline.artifact.size_bytes
 
 
+def gzipped(record: TrialRecord, before: str = "") -> str:
+    """The compressed size as `1.14 MB gzip`, with `before` in front of it; empty when it is not known."""
+    size = record.artifact.compressed_bytes if record.artifact else None
+    return "" if size is None else f"{before}{human_bytes(size)} gzip"
+
+
 def _row(record: TrialRecord, baseline: TrialRecord | None, on_front: bool) -> Row:
     val, test, latency, artifact, audit = record.val, record.test, record.latency, record.artifact, record.audit
     return {
@@ -89,6 +96,7 @@ def _row(record: TrialRecord, baseline: TrialRecord | None, on_front: bool) -> R
         "latency_ratio": latency.ratio if latency else None,
         "latency_ratio_ci": _ends(latency.ratio_ci if latency else None),
         "size_bytes": artifact.size_bytes if artifact else None,
+        "gzip_bytes": artifact.compressed_bytes if artifact else None,
         "size_ratio": size_ratio(record, baseline),
         "int8_layers": audit.int8_layers if audit else None,
         "layers": len(audit.layers) if audit else None,
@@ -212,7 +220,7 @@ def _cells(
             human_bytes(record.artifact.size_bytes) if record.artifact else None,
             gain(smaller, "smaller", "larger") if smaller is not None and not is_baseline else "",
             "green" if smaller is not None and smaller < 1 else "",
-        ),
+        ).append(gzipped(record, "\n"), "dim"),
         Text(f"{audit.int8_layers}/{len(audit.layers)}" if audit else "-"),
     )
 

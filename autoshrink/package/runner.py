@@ -134,7 +134,9 @@ def _openvino(path: Path, precision: str, threads: int, outputs: Sequence[str]) 
         # Left to itself, it computes float32 models in bfloat16 where the processor can.
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
     }
-    compiled = openvino.Core().compile_model(str(path), "CPU", properties)
+    # Packed weights ship as ONNX. Converted, not read: reading leaves kernels in it that change types.
+    model = openvino.convert_model(str(path)) if path.suffix == ".onnx" else str(path)
+    compiled = openvino.Core().compile_model(model, "CPU", properties)
     request = compiled.create_infer_request()
     takes = [_openvino_name(port) for port in compiled.inputs]
     gives = [_openvino_name(port) for port in compiled.outputs]

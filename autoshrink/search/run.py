@@ -79,7 +79,9 @@ def run_search(folder: StudyFolder, task: Task, display: Display, cache: StageCa
 def _run(folder: StudyFolder, task: Task, display: Display, cache: StageCache) -> None:
     meta = folder.meta
     began = time.monotonic()
-    pipeline = Pipeline(task, cache, meta.seed)
+    if meta.fidelity != 1:
+        display.say(f"every training makes {100 * meta.fidelity:g} % of its steps")
+    pipeline = Pipeline(task, cache, meta.seed, meta.fidelity)
     lanes = [_prepare(folder, task, target, pipeline, cache, display) for target in meta.targets.values()]
     planned = None if meta.trials is None else meta.trials * len(lanes)
 
@@ -144,7 +146,7 @@ def _finalists(records: list[TrialRecord]) -> list[TrialRecord]:
 def _prepare(
     folder: StudyFolder, task: Task, target: Target, pipeline: Pipeline, cache: StageCache, display: Display
 ) -> _Lane:
-    space, removals = reduce_space(folder.meta.space, target, probe(target), task)
+    space, removals = reduce_space(folder.meta.space, target, probe(target), task, folder.meta.force)
     if removals:
         display.removed(target.name, removals)
     folder.write_left_out(target.name, {removal.what: removal.why for removal in removals})

@@ -24,6 +24,9 @@ DIRECTIONS: tuple[Literal["maximize", "minimize"], ...] = ("maximize", "minimize
 ASKS_BEFORE_DRAWING = 4
 """How often the sampler may propose what is known before an unseen recipe is drawn at random."""
 
+DRAWS = 100
+"""Recipes that are drawn at random from a space too large to list, before it counts as used up."""
+
 ENUMERABLE = 20_000
 """Spaces up to this many recipes are listed, so that a search knows when nothing is left."""
 
@@ -101,10 +104,19 @@ class Sampler:
             suggestion = self._ask()
             if suggestion:
                 return suggestion
-        if self._all is not None:
-            unseen = [recipe for key, recipe in self._all.items() if key not in self._known]
-            self.enqueue(self._random.choice(unseen))
+        unseen = self._unseen()
+        if unseen is None:
+            return None
+        self.enqueue(unseen)
         return self._ask()
+
+    def _unseen(self) -> Recipe | None:
+        if self._all is not None:
+            return self._random.choice([recipe for key, recipe in self._all.items() if key not in self._known])
+        drawn = (
+            draw(self._space, lambda _name, dimension: _random_value(dimension, self._random)) for _ in range(DRAWS)
+        )
+        return next((recipe for recipe in drawn if recipe.key not in self._known), None)
 
     def _ask(self) -> Suggestion | None:
         trial = self._study.ask()
@@ -149,6 +161,17 @@ class _Suggest:
     def __call__(self, name: str, dimension: Dimension) -> Scalar:
         value: Scalar = self._trial._suggest(name, distribution(dimension))
         return value
+
+
+def _random_value(dimension: Dimension, source: random.Random) -> Scalar:
+    if not isinstance(dimension, Range):
+        return source.choice(dimension.values)
+    if dimension.step is None:
+        return source.uniform(dimension.low, dimension.high)
+    return (
+        dimension.low
+        + source.randint(0, int((dimension.high - dimension.low) / dimension.step + 1e-9)) * dimension.step
+    )
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:

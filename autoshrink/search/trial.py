@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from autoshrink.agreement import bounded_db, sqnr_db
 from autoshrink.cache import StageCache
+from autoshrink.compressed_size import gzip_bytes
 from autoshrink.errors import AutoshrinkError, ChildError, StageError
 from autoshrink.isolate.job import Job, JobResult, Loaded
 from autoshrink.isolate.parent import run_job
@@ -143,8 +144,14 @@ class TrialRunner:
         if baseline is not None:
             # The baseline's outputs stay for the paired comparisons; the others' have served.
             shutil.rmtree(result.outputs["val"], ignore_errors=True)
+        folder = place / "artifact"
         artifact = Artifact(
-            target.backend, record.recipe.precision, result.files, self._relative(place / "artifact"), result.runtime
+            target.backend,
+            record.recipe.precision,
+            result.files,
+            self._relative(folder),
+            result.runtime,
+            gzip_bytes(folder / file.name for file in result.files),
         )
         record = replace(
             record,

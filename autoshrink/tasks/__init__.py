@@ -5,5 +5,6 @@ from __future__ import annotations
 TASKS = {
     "fashion-mini": ("autoshrink.tasks.fashion", "fashion_mini"),
     "fashion-mnist": ("autoshrink.tasks.fashion", "fashion_mnist"),
+    "fashion-patches": ("autoshrink.tasks.fashion", "fashion_patches"),
     "digits": ("autoshrink.tasks.digits", "digits"),
 }

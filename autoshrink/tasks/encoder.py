@@ -53,6 +53,11 @@ class EncoderLayer(nn.Module):
         return out
 
 
+WIDTH = 128
+DEPTH = 4
+HEAD_WIDTH = 32
+
+
 class PatchEncoder(nn.Module):
     """Linear embedding of square patches, a learned position, encoder layers, mean over the patches, linear head.
 
@@ -72,10 +77,10 @@ class PatchEncoder(nn.Module):
 
     def __init__(
         self,
-        width: int = 128,
-        depth: int = 4,
+        width: int = WIDTH,
+        depth: int = DEPTH,
         ratio: int = 3,
-        head_width: int = 32,
+        head_width: int = HEAD_WIDTH,
         side: int = 28,
         patch: int = 4,
         classes: int = 10,
@@ -91,8 +96,14 @@ class PatchEncoder(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Float32 [N, 1, side, side] -> logits [N, classes]."""
-        rows = image.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))
+        rows = image.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))  # type: ignore[no-untyped-call]
         patches = rows.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         x = self.layers(self.embed(patches) + self.position)
         logits: torch.Tensor = self.head(self.norm(x).mean(1))
         return logits
+
+    @classmethod
+    def of_shares(cls, width: float, depth: float) -> PatchEncoder:
+        """The encoder with these shares of the usual width, in whole heads, and of the usual layers; one at least."""
+        heads = max(1, round(width * WIDTH / HEAD_WIDTH))
+        return cls(heads * HEAD_WIDTH, max(1, round(depth * DEPTH)))

@@ -1,7 +1,7 @@
-"""The Fashion-MNIST tasks: `fashion-mini`, which ships with autoshrink, and `fashion-mnist`, the full set.
+"""The Fashion-MNIST tasks: `fashion-mini`, which ships with autoshrink, and two on the full set.
 
-One baseline serves both: a residual CNN (`resnet.py`) that `train_fashion.py` trained on the 58,000 images that are
-not val.
+One baseline serves `fashion-mini` and `fashion-mnist`: a residual CNN (`resnet.py`). That of `fashion-patches` is a
+transformer encoder (`encoder.py`). `train_fashion.py` trained both on the 58,000 images that are not val.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import lzma
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,7 +49,7 @@ def fashion_mini() -> Task:
         Images(shipped.images[rows], shipped.labels[rows])
         for rows in (slice(0, train_end), slice(train_end, val_end), slice(val_end, None))
     ]
-    return _task("fashion-mini", *parts)
+    return _task("fashion-mini", *parts, model=trained_model, student=residual_student)
 
 
 def fashion_mnist() -> Task:
@@ -57,9 +58,16 @@ def fashion_mnist() -> Task:
     Raises:
         ConfigError: the data set is not on this machine and cannot be downloaded, or a file is not the published one.
     """
-    whole, test = read_folder(find_folder())
-    rows = split(whole.labels, test.labels)
-    return _task("fashion-mnist", whole.take(rows.full_train), whole.take(rows.val), test)
+    return _task("fashion-mnist", *_full_set(), model=trained_model, student=residual_student)
+
+
+def fashion_patches() -> Task:
+    """The images of `fashion_mnist` with a transformer encoder over patches of 4 x 4 pixels as the baseline.
+
+    Raises:
+        ConfigError: as `fashion_mnist`.
+    """
+    return _task("fashion-patches", *_full_set(), model=trained_encoder, student=encoder_student)
 
 
 @functools.cache
@@ -90,11 +98,50 @@ def trained_model() -> torch.nn.Module:
     return model.eval()
 
 
-def _task(name: str, train: Images, val: Images, test: Images) -> Task:
+def residual_student(width: float, depth: float) -> torch.nn.Module:
+    """An untrained ResNet with these shares of the baseline's width, in steps of 8 channels, and of its blocks."""
+    from autoshrink.tasks.resnet import ResNet
+
+    return ResNet(max(8, 8 * round(WIDTH * width / 8)), depth)
+
+
+def trained_encoder() -> torch.nn.Module:
+    """The second baseline, PatchEncoder with its trained weights, in eval mode."""
+    from safetensors.torch import load_file
+
+    from autoshrink.tasks.encoder import PatchEncoder
+
+    model = PatchEncoder()
+    model.load_state_dict(load_file(ASSETS / "encoder-weights.safetensors"))
+    return model.eval()
+
+
+def encoder_student(width: float, depth: float) -> torch.nn.Module:
+    """An untrained PatchEncoder with these shares of the baseline's heads and layers."""
+    from autoshrink.tasks.encoder import PatchEncoder
+
+    return PatchEncoder.of_shares(width, depth)
+
+
+def _full_set() -> tuple[Images, Images, Images]:
+    whole, test = read_folder(find_folder())
+    rows = split(whole.labels, test.labels)
+    return whole.take(rows.full_train), whole.take(rows.val), test
+
+
+def _task(
+    name: str,
+    train: Images,
+    val: Images,
+    test: Images,
+    *,
+    model: Callable[[], torch.nn.Module],
+    student: Callable[[float, float], torch.nn.Module],
+) -> Task:
     train_split = _split(train)
     return Task(
         name=name,
-        model=trained_model,
+        model=model,
         example_inputs={"image": train_split.inputs["image"][:1]},
         outputs={"logits": "logits"},
         calibration=calibration_rows(train_split, CALIBRATION_IMAGES),
@@ -105,6 +152,7 @@ def _task(name: str, train: Images, val: Images, test: Images) -> Task:
         train=TrainingSet(train_split, BATCH_SIZE),
         loss=cross_entropy,
         preprocessing=PREPROCESSING,
+        student=student,
     )
 
 

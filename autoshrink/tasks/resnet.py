@@ -29,24 +29,26 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem and three residual blocks of `width`, 2 and 4 times `width` channels.
+    """Stem and up to three residual blocks of `width`, 2 and 4 times `width` channels.
 
     Args:
         width: channels of the stem.
+        depth: share of the three blocks, over 0 to 1; the first ones stay, at least one.
         classes: number of logits.
 
     Maps float32 [N, 1, H, W] to logits float32 [N, classes].
     """
 
-    def __init__(self, width: int = 64, classes: int = 10) -> None:
+    def __init__(self, width: int = 64, depth: float = 1.0, classes: int = 10) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.blocks = nn.Sequential(
+        blocks = [
             ResidualBlock(width, width, 1),
             ResidualBlock(width, 2 * width, 2),
             ResidualBlock(2 * width, 4 * width, 2),
-        )
-        self.head = nn.Linear(4 * width, classes)
+        ][: max(1, round(3 * depth))]
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(width * 2 ** (len(blocks) - 1), classes)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Float32 [N, 1, H, W] -> logits [N, classes]."""

@@ -27,6 +27,7 @@ class Parameter:
         when: `(other parameter, values)`: it exists only when the other one has one of these values.
         about: one line for `autoshrink spaces` and the reference.
         trains: those of its values that need the task's training set and loss; they leave the space without them.
+        trains_above: numbers over this one need them; without them the parameter is held at this one. None: no number.
     """
 
     allowed: Choice | Range
@@ -34,6 +35,7 @@ class Parameter:
     about: str
     when: tuple[str, tuple[Scalar, ...]] | None = None
     trains: tuple[Scalar, ...] = ()
+    trains_above: float | None = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ ROOTS = (tp.ops.TORCH_CONV, tp.ops.TORCH_LINEAR)
 """A group begins at a layer of these types."""
 CUTTING = (OPTYPE.CONCAT, OPTYPE.SPLIT, OPTYPE.UNBIND)
 """Operations through which channels change their numbers."""
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+"""What torch and torch-pruning raise when a forward does not fit the channels any more."""
 
 History = list[list[Any]]
 """[[layer, whether its output channels, [channel, ...]], ...], JSON."""
@@ -42,13 +44,35 @@ class ChannelGroup:
         width: output channels of the root.
         parts: equally long runs of channels (groups of a convolution or a group norm, attention heads) that must lose
             the same positions.
+        heads: of those parts, how many are attention heads and nothing else; 1 when none are.
         members: torch-pruning's group with every channel in it, for its importance measures.
     """
 
     layers: tuple[str, ...]
     width: int
     parts: int
+    heads: int
     members: Any
+
+
+def traceable_copy(model: nn.Module) -> nn.Module:
+    """A copy in eval mode whose parameters all have gradients: the graph is traced through autograd."""
+    copied = copy.deepcopy(model).eval()
+    for parameter in copied.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
+    return copied
+
+
+def without(model: nn.Module, task: Task, group: ChannelGroup, channels: list[int]) -> nn.Module:
+    """A copy of `model` in eval mode in which one of its groups has lost `channels`, and nothing else has.
+
+    Raises:
+        RuntimeError: among others of torch's and torch-pruning's own, the channels cannot be removed.
+    """
+    copied = traceable_copy(model)
+    ChannelGraph(copied, task).replay([[group.layers[0], True, channels]])
+    return copied
 
 
 class ChannelGraph:
@@ -100,14 +124,14 @@ class ChannelGraph:
                 try:
                     members = self._members(root, range(self._graph.get_out_channels(root)))
                     layers = tuple(dict.fromkeys(self._names[layer] for layer in self._losing_outputs(members)))
-                    parts, reason = self._judge(members, kept)
+                    parts, heads, reason = self._judge(members, kept)
                 except (IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
                     # What torch-pruning's index mappings raise on a model that they do not understand.
-                    layers, parts, reason = (self._names[root],), 1, f"cannot be followed: {error}"
+                    layers, reason = (self._names[root],), f"cannot be followed: {error}"
                 if reason:
                     left.update(dict.fromkeys(layers, reason))
                 else:
-                    found.append(ChannelGroup(layers, len(members[0].idxs), parts, members))
+                    found.append(ChannelGroup(layers, len(members[0].idxs), parts, heads, members))
         return found, left
 
     def _members(self, root: nn.Module, channels: Iterable[int]) -> Any:
@@ -141,16 +165,16 @@ class ChannelGraph:
         with _quiet():
             self._graph.load_pruning_history(copy.deepcopy(history))
 
-    def _judge(self, members: Any, kept: set[nn.Module]) -> tuple[int, str]:
-        """The parts of a group, and why it must be left alone (empty when it need not)."""
-        cut, reason = _reshaped_parts(members)
-        parts = math.lcm(cut, self._coupled_parts(members))
+    def _judge(self, members: Any, kept: set[nn.Module]) -> tuple[int, int, str]:
+        """Parts and heads of a group, and why it must be left alone (empty when it need not)."""
+        heads, reason = _reshaped_parts(members)
+        others = self._coupled_parts(members)
         for dep, channels in members:
             node, loses_outputs = dep.target, self._graph.is_out_channel_pruning_fn(dep.handler)
             if loses_outputs and (node.grad_fn in self._outputs or node.type is OPTYPE.OUTPUT):
-                return 1, "feeds an output"
+                return 1, 1, "feeds an output"
             if loses_outputs and node.module in kept:
-                return 1, "stands in Task.keep"
+                return 1, 1, "stands in Task.keep"
             reason = reason or _unmapped(node) or self._unsupported(node)
             own, count = self._own_parts(node, loses_outputs)
             if count is not None and any(channel >= count for channel in channels):
@@ -158,8 +182,8 @@ class ChannelGraph:
             # Positions within the parts are only known when the channels are the root's, one for one.
             if own > 1 and list(channels) != list(range(len(members[0].idxs))):
                 reason = reason or f"{self._name(node)} is grouped across what is joined before it"
-            parts = math.lcm(parts, own)
-        return parts, reason
+            others = math.lcm(others, own)
+        return math.lcm(heads, others), heads if others == 1 else 1, reason
 
     def _coupled_parts(self, members: Any) -> int:
         """Into how many parts a root is split of which all lose the same positions, as in a gated linear unit.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -58,7 +59,7 @@ class Checkpoint:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         partial = self._file.with_suffix(".partial")
         partial.write_bytes(save(clones, {"state": json.dumps(numbers)}))
-        os.replace(partial, self._file)
+        partial.replace(self._file)
         self._kept = time.monotonic()
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State | None:
@@ -68,10 +69,14 @@ class Checkpoint:
         try:
             tensors = load_file(self._file)
             numbers = _numbers(self._file)
-            model.load_state_dict(_under("model.", tensors))
-        except (OSError, ValueError, KeyError, RuntimeError):
-            # Cut short, or of another model: training begins anew.
+        except (OSError, ValueError, KeyError, SafetensorError):
+            # Cut short: training begins anew.
             return None
+        weights = _under("model.", tensors)
+        # Of another model; asked before, for loading copies what fits and fails afterwards.
+        if _shapes(weights) != _shapes(model.state_dict()):
+            return None
+        model.load_state_dict(weights)
         by_parameter: dict[int, Tensors] = {}
         for name, value in _under("optimizer.", tensors).items():
             index, _, key = name.partition(".")
@@ -93,9 +98,11 @@ def _under(prefix: str, tensors: Tensors) -> Tensors:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _numbers(file: Path) -> dict[str, float]:
-    from safetensors import safe_open
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
+
+def _numbers(file: Path) -> dict[str, float]:
     with safe_open(file, framework="pt") as opened:
         numbers: dict[str, float] = json.loads(opened.metadata()["state"])
     return numbers

@@ -31,6 +31,9 @@ class FineTune(ModuleTechnique):
         "temperature": Parameter(Range(1.0, 20.0), 4.0, "softens the teacher's class scores"),
         "alpha": Parameter(Range(0.0, 1.0), 0.7, "share of the teacher in the loss; the rest is the task's own"),
         "patience": Parameter(Range(0, 20, 1), 0, "epochs without a better loss on val before it stops; 0 never does"),
+        "hint": Parameter(
+            Range(0.0, 10.0), 0.0, "weight of the loss between the features of model and teacher before the last layer"
+        ),
     }
     trains: ClassVar[bool] = True
     only_after_change: ClassVar[bool] = True
@@ -58,6 +61,7 @@ class FineTune(ModuleTechnique):
             temperature=float(settings["temperature"]),
             alpha=float(settings["alpha"]),
             patience=int(settings["patience"]),
+            hint=float(settings["hint"]),
         )
         return train(model, context, plan, self.name), None
 
@@ -75,6 +79,7 @@ def finetune(
     learning_rate: float = 0.0,
     temperature: float = 4.0,
     alpha: float = 0.7,
+    hint: float = 0.0,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     cache: StageCache | None = None,
@@ -84,15 +89,16 @@ def finetune(
     Args:
         model: not touched.
         task: its `train` and `loss` are used; an incomplete last batch is dropped.
-        teacher: gives the trained model; asked when `alpha` is over 0. Without augmentation its outputs are computed
-            once and kept in `cache`.
+        teacher: gives the trained model; asked when `alpha` or `hint` is over 0. Without augmentation its
+            outputs are computed once and kept in `cache`.
         epochs: passes over the training set, may be a fraction; at least one step is made.
         learning_rate: the largest of the schedule; 0 is the optimizer's usual.
         temperature: T of the soft targets.
         alpha: share of the teacher in the loss, 0 to 1.
+        hint: weight of the loss between the features of model and teacher.
         seed: of batch order, augmentation and dropout.
         progress: called with (steps done, steps in all) after each step.
         cache: None computes the teacher's outputs without keeping them.
     """
-    plan = Plan(epochs, learning_rate, temperature=temperature, alpha=alpha)
+    plan = Plan(epochs, learning_rate, temperature=temperature, alpha=alpha, hint=hint)
     return train(model, Context(task, teacher, seed, progress, cache), plan, "finetune")

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from autoshrink.errors import StageError
 from autoshrink.onnx_graph import weight_nodes
+from autoshrink.onnx_packing import MOST_VALUES, SMALLEST, distinct
 from autoshrink.techniques.calibrate import Ranges
 
 
@@ -51,9 +53,10 @@ def quantize_static(
 ) -> onnx.ModelProto:
     """`model` with QuantizeLinear / DequantizeLinear pairs around the operators of `grid`.
 
-    Weights are int8, symmetric, scale max|w| / 127 (Jacob et al. 2018, section 2.1, with a zero point of 0); biases
-    int32 with the product of both scales; activations span their range, widened to include 0. A rectifier after a
-    quantized layer disappears into the lower end of its uint8 range.
+    Weights are int8, symmetric, scale max|w| / 127 (Jacob et al. 2018, section 2.1, with a zero point of 0); a
+    weight that takes its values from a codebook has one scale whatever `grid` says, for its integers then are few too.
+    Biases are int32 with the product of both scales; activations span their range, widened to include 0. A rectifier
+    after a quantized layer disappears into the lower end of its uint8 range.
 
     Args:
         model: with shapes inferred; is modified.
@@ -85,7 +88,11 @@ def quantize_static(
             [],
             sorted({*keep_float, *unbounded}),
             list(grid.operators),
-            {"ActivationSymmetric": symmetric, "WeightSymmetric": True},
+            {
+                "ActivationSymmetric": symmetric,
+                "WeightSymmetric": True,
+                "TensorQuantOverrides": {name: [{"symmetric": True}] for name in shared_weights(model.graph)},
+            },
         )
         quantizer.quantize_model()
         # It appends the new nodes at the end; ONNX wants every node after those it reads.
@@ -98,6 +105,28 @@ def quantize_static(
             "leave int8_static out of the space, or keep_float out of the recipe",
         )
     return quantized
+
+
+def shared_weights(graph: onnx.GraphProto) -> list[str]:
+    """The weights of Conv, Gemm and MatMul whose values come from one small codebook for all channels.
+
+    Binary and ternary weights, which have no more than one magnitude a channel, are none of them: with a scale for
+    each channel they become -127, 0 and 127 exactly.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    found = []
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in constants:
+            continue
+        weight = numpy_helper.to_array(constants[node.input[1]])
+        if weight.size < SMALLEST or not np.isfinite(weight).all() or distinct(weight, MOST_VALUES["int8"]) is None:
+            continue
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        axis = 0 if node.op_type == "Conv" or transposed else -1
+        magnitudes = np.abs(np.moveaxis(weight, axis, 0)).reshape(weight.shape[axis], -1)
+        if ((magnitudes > 0) & (magnitudes < magnitudes.max(1, keepdims=True))).any():
+            found.append(node.input[1])
+    return sorted(set(found))
 
 
 def quantize_dynamic(model: onnx.ModelProto, grid: Grid, folder: Path) -> onnx.ModelProto:

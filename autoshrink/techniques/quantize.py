@@ -1,4 +1,4 @@
-"""Post-training quantization of the exported graph: half-precision storage, dynamic and static 8-bit integers."""
+"""Post-training quantization of the exported graph: half-precision storage, 8-bit integers, weights of few bits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ from autoshrink.techniques.calibrate import METHODS, Progress, collect_ranges
 from autoshrink.techniques.onnx_float16 import store_float16
 from autoshrink.techniques.onnx_int8 import Grid, ends, quantize_dynamic, quantize_static
 from autoshrink.techniques.onnx_linear import linear_as_gemm
+from autoshrink.techniques.onnx_weight_only import Grams, collect_grams, find_products, pack_weights
+from autoshrink.techniques.weight_rounding import ROUNDINGS
 from autoshrink.types import PRECISIONS, Choice, Range, Settings, Target
 
 STAGE = "quantize"
 STATIC = ("scheme", ("int8_static",))
+WEIGHT_BITS = {"int8_weights": 8, "int4_weights": 4}
+WEIGHTS = ("scheme", tuple(WEIGHT_BITS))
 KEEP_FLOAT = ("none", "first_last", "first", "last")
+GPTQ_ROWS = 256
+"""Rows of the calibration set, from the first, that the Hessians of gptq are made from."""
 
 
 class Quantize(GraphTechnique):
@@ -35,15 +41,24 @@ class Quantize(GraphTechnique):
         ),
         "samples": Parameter(Range(1, 100_000, 1), 256, "rows of the calibration set that are used", STATIC),
         "keep_float": Parameter(Choice(KEEP_FLOAT), "none", "layers with weights that stay float32", STATIC),
+        "block": Parameter(
+            Choice((32, 64, 128)), 32, "inputs of a layer whose weights share a scale and a zero point", WEIGHTS
+        ),
+        "rounding": Parameter(
+            Choice(ROUNDINGS), "nearest", "how weights become integers; gptq goes by the calibration set", WEIGHTS
+        ),
     }
     trains: ClassVar[bool] = False
+    excluded_by: ClassVar[frozenset[str]] = frozenset({"qat"})
 
     def is_off(self, settings: Settings) -> bool:
         """The scheme fp32."""
         return settings.get("scheme") == "fp32"
 
     def resolve(self, settings: Settings, target: Target) -> dict[str, Any]:
-        """Adds the defaults that apply to the scheme and, for integers, `grid`: what the target's kernels want.
+        """Adds the defaults that apply to the scheme and what the target's kernels want.
+
+        That is `grid` where activations are integers, and `operators` where only weights are.
 
         Raises:
             StageError: the target does not list the scheme.
@@ -58,8 +73,10 @@ class Quantize(GraphTechnique):
             if parameter.when is None or scheme in parameter.when[1]
         }
         resolved: dict[str, Any] = {**defaults, **settings, "scheme": scheme}
-        if scheme.startswith("int8"):
-            precision = precisions[scheme]
+        precision = precisions[scheme]
+        if scheme in WEIGHT_BITS:
+            resolved["operators"] = sorted(precision.operators)
+        elif scheme.startswith("int8"):
             resolved["grid"] = Grid(precision.operators, precision.activations, precision.per_channel).to_json()
         return resolved
 
@@ -71,8 +88,8 @@ class Quantize(GraphTechnique):
         """Writes the model of `source` in the scheme of the resolved `settings` to `out`.
 
         Raises:
-            StageError: a weight is too large for float16, nothing in the graph can be quantized, or the calibration
-                set does not fit the graph's inputs.
+            StageError: a weight is too large for float16 or not finite, nothing in the graph can be quantized, or the
+                calibration set does not fit the graph's inputs.
         """
         model = onnx.load(str(source))
         scheme = settings["scheme"]
@@ -82,6 +99,8 @@ class Quantize(GraphTechnique):
             model = quantize_dynamic(model, Grid.from_json(settings["grid"]), out.parent)
         elif scheme == "int8_static":
             model = _calibrated(model, settings, context.task.calibration, context.progress)
+        elif scheme in WEIGHT_BITS:
+            _pack(model, settings, context.task.calibration, context.progress)
         else:
             raise StageError(STAGE, f"scheme is {scheme!r}; it must be one of {', '.join(PRECISIONS[1:])}")
         write_onnx(model, out, STAGE)
@@ -95,6 +114,24 @@ def _calibrated(
     inferred = linear_as_gemm(model) if "Gemm" in grid.operators else onnx.shape_inference.infer_shapes(model)
     ranges = collect_ranges(inferred, samples, _batch(model.graph, samples), str(settings["calibration"]), progress)
     return quantize_static(inferred, ranges, grid, ends(weight_nodes(inferred.graph), str(settings["keep_float"])))
+
+
+def _pack(model: onnx.ModelProto, settings: Mapping[str, Any], calibration: Arrays, progress: Progress) -> None:
+    scheme, operators = str(settings["scheme"]), settings["operators"]
+    bits, block, rounding = WEIGHT_BITS[scheme], int(settings["block"]), str(settings["rounding"])
+    products, left = find_products(model.graph, operators, bits, block)
+    if not products:
+        why = "".join(f"\n{name} stays float: {reason}" for name, reason in left.items())
+        raise StageError(
+            STAGE,
+            f"no {'/'.join(operators)} with constant weights that could be packed is in the graph, so {scheme} would "
+            f"change nothing; use int8_static{why}",
+        )
+    grams: Grams = {}
+    if rounding == "gptq":
+        samples = {name: array[:GPTQ_ROWS] for name, array in calibration.items()}
+        grams = collect_grams(model, products, samples, _batch(model.graph, samples), progress)
+    pack_weights(model, products, bits, block, rounding, grams)
 
 
 def _batch(graph: onnx.GraphProto, samples: Arrays) -> int:
@@ -113,5 +150,5 @@ def _batch(graph: onnx.GraphProto, samples: Arrays) -> int:
                 f"[N, {', '.join(map(str, shape[1:]))}]",
             )
         if not found[0]:
-            raise StageError(STAGE, f"calibration input {name!r} has no rows; static quantization needs some hundred")
+            raise StageError(STAGE, f"calibration input {name!r} has no rows; quantization needs some hundred")
     return next(iter(shapes.values()))[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,10 @@ from torch import nn
 from torch.nn import functional
 
 from autoshrink.cache import StageCache
+from autoshrink.errors import StageError
 from autoshrink.fingerprints import module_fingerprint
-from autoshrink.task import Arrays, Split, Task, TrainingSet, call, fingerprint
+from autoshrink.task import Split, Task, TrainingSet, call, fingerprint
+from autoshrink.techniques.hints import Tap
 from autoshrink.techniques.training_device import precision
 from autoshrink.tensors import as_tensors
 from autoshrink.types import content_key
@@ -23,8 +25,17 @@ from autoshrink.types import content_key
 BATCH = 256
 
 Tensors = Mapping[str, torch.Tensor]
-Teacher = Callable[[npt.NDArray[np.int64], Tensors], Tensors]
-"""Gives the teacher's outputs for the rows of a batch, or for its (augmented) inputs, by name, [N, ...]."""
+
+
+class Answers(NamedTuple):
+    """What a teacher says to a batch: its outputs by name, [N, ...], and, where asked for, its features, [N, ...]."""
+
+    outputs: Tensors
+    features: torch.Tensor | None
+
+
+Teacher = Callable[[npt.NDArray[np.int64], Tensors], Answers]
+"""Answers to the rows of a batch, or to its (augmented) inputs."""
 
 
 def distillation_loss(
@@ -58,46 +69,100 @@ def teacher_of(
     teacher: Callable[[], nn.Module],
     device: torch.device,
     cache: StageCache | None,
+    head: str | None = None,
 ) -> Teacher:
-    """Looks the outputs up where the samples never change; runs the teacher on each batch where they are augmented."""
+    """Looks the answers up where the samples never change; runs the teacher on each batch where they are augmented.
+
+    With `head`, the name of a layer, its input is the features that are asked for.
+    """
     names = tuple(task.outputs)
     if train.augment is None:
-        stored = _stored_outputs(train.split, names, teacher(), device, cache)
-        return lambda rows, inputs: as_tensors({name: stored[name][rows] for name in names}, device)  # noqa: ARG005
-    model = copy.deepcopy(teacher()).to(device).eval()
+        stored = _stored_answers(train.split, names, teacher(), device, cache, head)
 
-    def ask(_rows: npt.NDArray[np.int64], inputs: Tensors) -> Tensors:
-        with torch.no_grad(), precision(device):
-            return call(model, inputs, names)
+        def look_up(rows: npt.NDArray[np.int64], _inputs: Tensors) -> Answers:
+            found = as_tensors({str(number): array[rows] for number, array in enumerate(stored)}, device)
+            return _answers(list(found.values()), names)
+
+        return look_up
+    asked = _Asked(teacher(), names, device, head)
+
+    def ask(_rows: npt.NDArray[np.int64], inputs: Tensors) -> Answers:
+        with precision(device):
+            return _answers(asked.run(inputs), names)
 
     return ask
 
 
-def _stored_outputs(
-    split: Split, names: tuple[str, ...], teacher: nn.Module, device: torch.device, cache: StageCache | None
-) -> Arrays:
-    """The teacher's outputs for all samples, float32 [N, ...] by name, from the cache when they are there."""
+def _answers(tensors: list[torch.Tensor], names: tuple[str, ...]) -> Answers:
+    features = tensors[len(names)] if len(tensors) > len(names) else None
+    return Answers(dict(zip(names, tensors[: len(names)], strict=True)), features)
 
-    def compute() -> dict[str, npt.NDArray[np.float32]]:
-        model = copy.deepcopy(teacher).to(device).eval()
-        pieces: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in names}
-        with torch.no_grad():
-            for start in range(0, len(split), BATCH):
-                batch = split.rows(slice(start, start + BATCH))
-                for name, output in call(model, as_tensors(batch.inputs, device), names).items():
-                    pieces[name].append(output.float().cpu().numpy())
-        return {name: np.concatenate(arrays) for name, arrays in pieces.items()}
+
+class _Asked:
+    """A copy of the teacher on the device."""
+
+    def __init__(self, teacher: nn.Module, names: tuple[str, ...], device: torch.device, head: str | None) -> None:
+        self._model = copy.deepcopy(teacher).to(device).eval()
+        self._names = names
+        self._head = head
+        self._tap = Tap(self._model.get_submodule(head)) if head else None
+
+    @torch.no_grad()
+    def run(self, inputs: Tensors) -> list[torch.Tensor]:
+        """Outputs in the order of their names, then the features if there are any; float32."""
+        outputs = call(self._model, inputs, self._names)
+        answers = [outputs[name].float() for name in self._names]
+        if self._tap is None:
+            return answers
+        features = self._tap.take()
+        if features is None:
+            reason = f"{self._head} of the trained model ran on the example and does not run on train; set hint to 0"
+            raise StageError("teacher", reason)
+        return [*answers, features.float()]
+
+
+def _stored_answers(
+    split: Split,
+    names: tuple[str, ...],
+    teacher: nn.Module,
+    device: torch.device,
+    cache: StageCache | None,
+    head: str | None,
+) -> list[npt.NDArray[np.float32]]:
+    """The teacher's answers to all samples, float32 [N, ...] each, from the cache when they are there."""
+
+    def compute(folder: Path | None) -> list[npt.NDArray[np.float32]]:
+        asked = _Asked(teacher, names, device, head)
+        arrays: list[npt.NDArray[np.float32]] = []
+        for start in range(0, len(split), BATCH):
+            batch = split.rows(slice(start, start + BATCH))
+            answers = [answer.cpu().numpy() for answer in asked.run(as_tensors(batch.inputs, device))]
+            if not arrays:
+                shapes = [(len(split), *answer.shape[1:]) for answer in answers]
+                arrays = [_allocate(shape, folder, number) for number, shape in enumerate(shapes)]
+            for array, answer in zip(arrays, answers, strict=True):
+                array[start : start + len(batch)] = answer
+        return arrays
 
     if cache is None:
-        return compute()
+        return compute(None)
 
     def write(folder: Path) -> None:
-        for number, array in enumerate(compute().values()):
-            np.save(folder / f"{number}.npy", array, allow_pickle=False)
+        for array in compute(folder):
+            if isinstance(array, np.memmap):
+                array.flush()
 
-    key = content_key(
-        ["teacher", module_fingerprint(teacher), fingerprint(split.inputs), list(names), torch.__version__]
+    parts = ["teacher", module_fingerprint(teacher), fingerprint(split.inputs), list(names), torch.__version__]
+    folder, _ = cache.get_or_make(content_key([*parts, head] if head else parts), "teacher", write)
+    count = len(names) + (head is not None)
+    return [np.load(folder / f"{number}.npy", mmap_mode="r") for number in range(count)]
+
+
+def _allocate(shape: tuple[int, ...], folder: Path | None, number: int) -> npt.NDArray[np.float32]:
+    if folder is None:
+        return np.empty(shape, np.float32)
+    # Mapped, as it is when it is read: the outputs of a dense prediction may be larger than memory.
+    array: npt.NDArray[np.float32] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+        folder / f"{number}.npy", "w+", np.dtype(np.float32), shape
     )
-    folder, _ = cache.get_or_make(key, "teacher", write)
-    # Mapped, not read: the outputs of a dense prediction may be larger than memory.
-    return {name: np.load(folder / f"{number}.npy", mmap_mode="r") for number, name in enumerate(names)}
+    return array

@@ -16,6 +16,7 @@ from autoshrink.errors import StageError
 from autoshrink.task import Split, Task, TrainingSet, call
 from autoshrink.techniques.base import Context
 from autoshrink.techniques.checkpoint import Checkpoint, State
+from autoshrink.techniques.hints import Hint
 from autoshrink.techniques.teacher import Teacher, distillation_loss, teacher_of
 from autoshrink.techniques.training_device import precision, training_device
 from autoshrink.tensors import as_tensors
@@ -47,6 +48,7 @@ class Plan:
         temperature: T of the soft targets.
         alpha: share of the teacher's outputs in the loss, 0 to 1; the rest is the task's own loss.
         patience: epochs without a better loss on val after which it stops, and takes the best state; 0 never stops.
+        hint: weight of the loss between the model's features and the teacher's, see `hints.Hint`, which is added.
     """
 
     epochs: float
@@ -56,6 +58,7 @@ class Plan:
     temperature: float = 4.0
     alpha: float = 0.7
     patience: int = 0
+    hint: float = 0.0
 
 
 def train(model: nn.Module, context: Context, plan: Plan, stage: str, before_step: Hook | None = None) -> nn.Module:
@@ -71,13 +74,14 @@ def train(model: nn.Module, context: Context, plan: Plan, stage: str, before_ste
     Args:
         model: not touched; may hold parametrizations.
         context: its task's `train` and `loss` are used (an incomplete last batch is dropped); `fidelity` scales the
-            steps; the teacher is asked when `plan.alpha` is over 0.
+            steps; the teacher is asked when `plan.alpha` or `plan.hint` is over 0.
         plan: how.
         stage: named in errors.
         before_step: may change the model in place, such as a mask that grows.
 
     Raises:
-        StageError: the task has no training set and loss, or the loss becomes NaN or infinite.
+        StageError: the task has no training set and loss, the loss becomes NaN or infinite, or hints are wanted of
+            models whose features cannot be compared.
         OSError: the cache or the checkpoint cannot be written.
     """
     task = context.task
@@ -87,7 +91,6 @@ def train(model: nn.Module, context: Context, plan: Plan, stage: str, before_ste
 
     device = training_device()
     with device_lock(device.type), _forked_random(device):
-        ask = teacher_of(task, task.train, context.teacher, device, context.cache) if plan.alpha > 0 else None
         trained = copy.deepcopy(model).to(device).train()
         trainable = {name: parameter.requires_grad for name, parameter in trained.named_parameters()}
         for parameter in trained.parameters():
@@ -95,9 +98,17 @@ def train(model: nn.Module, context: Context, plan: Plan, stage: str, before_ste
                 parameter.requires_grad_(True)
         if any(array.ndim == 4 for array in task.example_inputs.values()):
             _lay_out(trained, torch.channels_last)
+        hint, ask = None, None
+        if plan.hint > 0:
+            hint = Hint(trained, context.teacher(), task, stage, context.seed).to(device)
+        if plan.alpha > 0 or hint is not None:
+            head = hint.teacher_head if hint is not None else None
+            ask = teacher_of(task, task.train, context.teacher, device, context.cache, head)
         # Here, for making the teacher may have drawn numbers as well.
         torch.manual_seed(context.seed)
-        _Run(trained, context, plan, stage, ask, device).go(task.train, before_step)
+        _Run(trained, context, plan, stage, ask, hint, device).go(task.train, before_step)
+        if hint is not None:
+            hint.close()
         _lay_out(trained.to("cpu"), torch.contiguous_format)
     for name, parameter in trained.named_parameters():
         parameter.grad = None
@@ -115,6 +126,7 @@ class _Run:
         plan: Plan,
         stage: str,
         ask: Teacher | None,
+        hint: Hint | None,
         device: torch.device,
     ) -> None:
         self._model = model
@@ -125,8 +137,11 @@ class _Run:
         self._plan = plan
         self._stage = stage
         self._ask = ask
+        self._hint = hint
         self._device = device
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # The projection of the features is trained along, and is part of a checkpoint.
+        self._learning = model if hint is None else nn.ModuleList([model, hint])
+        self._parameters = [parameter for parameter in self._learning.parameters() if parameter.requires_grad]
         self._kept = [(p, p != 0) for p in self._parameters if p.ndim > 1 and _is_sparse(p)]
         kind = chosen_optimizer(model, plan.optimizer)
         self._peak = plan.learning_rate or plan.rate_share * USUAL_RATES[kind]
@@ -138,19 +153,21 @@ class _Run:
         per_epoch = len(train)
         total = max(1, round(self._plan.epochs * self._fidelity * per_epoch))
         if self._checkpoint:
-            self._state = self._checkpoint.restore(self._model, self._optimizer) or self._state
+            self._state = self._checkpoint.restore(self._learning, self._optimizer) or self._state
         while self._state.step < total and not self._stops():
             epoch, begin = divmod(self._state.step, per_epoch)
             for rows, batch in _epoch(train, self._seed, epoch, begin):
                 if before_step:
                     before_step(self._model, self._state.step, total)
                 self._step(rows, batch, total)
-                if self._state.step == total:
+                done = self._state.step
+                # Before the state is kept: who goes on from it must not look at this epoch again.
+                if self._plan.patience and (done == total or done % per_epoch == 0):
+                    self._look_at_val()
+                if done == total:
                     break
                 if self._checkpoint:
-                    self._checkpoint.keep(self._model, self._optimizer, self._state)
-            if self._plan.patience:
-                self._look_at_val()
+                    self._checkpoint.keep(self._learning, self._optimizer, self._state)
         if self._state.best_weights:
             self._model.load_state_dict(self._state.best_weights)
         if self._checkpoint:
@@ -168,8 +185,12 @@ class _Run:
         outputs = {name: output.float() for name, output in outputs.items()}
         loss = loss_of(outputs, targets)
         if self._ask is not None:
-            soft = distillation_loss(outputs, self._ask(rows, inputs), self._task.outputs, plan.temperature)
-            loss = (1 - plan.alpha) * loss + plan.alpha * soft
+            answers = self._ask(rows, inputs)
+            if plan.alpha > 0:
+                soft = distillation_loss(outputs, answers.outputs, self._task.outputs, plan.temperature)
+                loss = (1 - plan.alpha) * loss + plan.alpha * soft
+            if self._hint is not None and answers.features is not None:
+                loss = loss + plan.hint * self._hint(answers.features)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = float(nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from autoshrink.backends import BACKENDS, get_backend, openvino
@@ -16,6 +17,8 @@ from autoshrink.backends.base import Array, Backend, Session
 from autoshrink.backends.onnxruntime import OnnxRuntime
 from autoshrink.backends.openvino import OpenVino, OpenVinoSession
 from autoshrink.errors import StageError
+from autoshrink.onnx_packing import pack_weights
+from autoshrink.package import runner
 from tests import onnx_files
 from tests.contracts.backend_contract import BackendContract, OnnxFile
 
@@ -82,6 +85,30 @@ class TestOpenVino(BackendContract):
         inputs = {"image": onnx_files.image(1)}
         error = np.abs(session.run(inputs)["logits"] - onnx_files.expected(onnx_file("cnn"), inputs)["logits"]).max()
         assert 1e-5 < error < 0.1
+
+    @pytest.mark.parametrize("precision", ["fp32", "int8_static"])
+    def test_packed_weights_ship_as_onnx_and_run_as_the_plain_ones(self, precision: str, tmp_path: Path) -> None:
+        plain, packed = tmp_path / "plain.onnx", tmp_path / "packed.onnx"
+        model = onnx_files.few_values(precision == "int8_static")
+        onnx.save(model, str(plain))
+        assert pack_weights(model) > 0
+        onnx.save(model, str(packed))
+        backend = OpenVino()
+        assert backend.compile(packed, tmp_path / "artifact", precision) == ("model.onnx",)
+        assert (tmp_path / "artifact" / "model.onnx").read_bytes() == packed.read_bytes()
+        sessions = [self.loaded(backend, path, tmp_path / path.stem, precision) for path in (plain, packed)]
+        x = {"x": np.random.default_rng(0).normal(size=(1, 32, 8, 8)).astype(np.float32)}
+        np.testing.assert_array_equal(*(session.run(x)["y"] for session in sessions))
+        audits = [session.audit() for session in sessions]
+        assert audits[0] == audits[1]
+        assert [layer.precision for layer in audits[1].layers] == [precision.removesuffix("_static")]
+        run = runner.LOADERS["openvino"](tmp_path / "artifact" / "model.onnx", precision, 1, ["y"])
+        np.testing.assert_array_equal(run(x)[0], sessions[0].run(x)["y"])
+
+    def test_a_damaged_packed_file_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "model.onnx").write_bytes(b"damaged")
+        with pytest.raises(StageError, match=r"OpenVINO cannot load model\.onnx: ."):
+            OpenVino().load(tmp_path, ("model.onnx",), "fp32", 1)
 
     def test_another_arithmetic_than_asked_for_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

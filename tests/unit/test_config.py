@@ -91,7 +91,7 @@ def test_what_is_wrong_with_a_target_is_named(tmp_path: Path, text: str, expecte
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="unknown target; there are onnxruntime-cpu, openvino-cpu"):
         load_target("toaster")
-    with pytest.raises(ConfigError, match="unknown search space; there are ptq, standard"):
+    with pytest.raises(ConfigError, match="unknown search space; there are full, ptq, standard, tiny"):
         load_space("../targets/onnxruntime-cpu")
     with pytest.raises(ConfigError, match="No such file"):
         load_target("nowhere.yaml")
@@ -144,5 +144,56 @@ techniques:
     text = "\n".join(found)
     assert "2 not allowed; allowed are numbers from 0 to" in text
     assert "'int9' not allowed; allowed are fp32, fp16" in text
-    assert "allowed are prune, finetune, quantize" in text
+    assert "allowed are student, prune, factorize, finetune" in text
     assert "low 3 and high 1 must satisfy" in text
+
+
+def test_a_space_may_offer_orders(tmp_path: Path) -> None:
+    text = "name: mine\norders: [pipeline, factorize_first]\ntechniques: {prune: {ratio: [0.0, 0.5]}}\n"
+    assert load_space(write(tmp_path, text)).orders == ("pipeline", "factorize_first")
+    assert load_space("standard").orders == ("pipeline",)
+
+
+@pytest.mark.parametrize("orders", ["backwards", "[]", "[backwards]", "[pipeline, pipeline]", "[[pipeline]]"])
+def test_unknown_orders_are_refused_with_the_known_ones(tmp_path: Path, orders: str) -> None:
+    text = f"name: mine\norders: {orders}\ntechniques: {{prune: {{ratio: [0.0, 0.5]}}}}\n"
+    (problem,) = problems(load_space, write(tmp_path, text))
+    assert problem.startswith(":orders: ")
+    assert problem.endswith("must be a list, without repetition, of pipeline, factorize_first, distill_first")
+
+
+def test_what_a_target_avoids_is_kept_under_canonical_keys(tmp_path: Path) -> None:
+    text = """
+name: mine
+backend: onnxruntime
+precisions: {fp32: {}}
+avoid:
+  prune: slow
+  prune.ratio=0.50: half is not enough
+  quantize.scheme=int8_dynamic: no kernel
+"""
+    assert load_target(write(tmp_path, text)).avoid == {
+        "prune": "slow",
+        "prune.ratio=0.5": "half is not enough",
+        "quantize.scheme=int8_dynamic": "no kernel",
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("shrink", "'shrink' is no technique; there are student, prune"),
+        ("prune.shape=round", "must be prune or prune.PARAMETER=VALUE; its parameters are ratio, importance"),
+        ("prune.ratio", "must be prune or prune.PARAMETER=VALUE; its parameters are ratio, importance"),
+        ("prune=0.5", "must be prune or prune.PARAMETER=VALUE"),
+        ("prune.ratio=2", "'2' is no value of prune.ratio; allowed are 0 to 0.95"),
+        ("prune.ratio=half", "'half' is no value of prune.ratio"),
+        ("prune.importance=luck", "'luck' is no value of prune.importance; allowed are magnitude, taylor"),
+    ],
+)
+def test_a_key_that_names_nothing_is_a_problem_of_the_target(tmp_path: Path, key: str, expected: str) -> None:
+    text = f"name: mine\nbackend: onnxruntime\nprecisions: {{fp32: {{}}}}\navoid: {{{key}: why, x.y=1: why}}\n"
+    first, second = problems(load_target, write(tmp_path, text))
+    assert first.startswith(f":avoid.{key}: ")
+    assert expected in first
+    assert "'x' is no technique" in second

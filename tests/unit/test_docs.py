@@ -35,7 +35,7 @@ class TestTheGuide:
     ) -> None:
         monkeypatch.chdir(ROOT)
         blocks = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-        assert len(blocks) == 4
+        assert len(blocks) == 5
         namespace: dict[str, Any] = {}
         for block in blocks:
             exec(compile(block, "docs/task.md", "exec"), namespace)

@@ -19,9 +19,9 @@ from autoshrink.isolate import device
 from autoshrink.task import Split, Task, call
 from autoshrink.techniques import training_device
 from autoshrink.techniques.finetune import FineTune, finetune
-from autoshrink.techniques.training import one_cycle
 from autoshrink.techniques.prune import prune
 from autoshrink.techniques.teacher import distillation_loss
+from autoshrink.techniques.training import one_cycle
 from autoshrink.tensors import as_tensors
 from autoshrink.types import Precision, Target
 from tests.small_models import tiny_task
@@ -327,6 +327,7 @@ def test_whole_numbers_and_others_are_one_setting() -> None:
         "temperature": 4.0,
         "alpha": 0.7,
         "patience": 0.0,
+        "hint": 0.0,
     }
     assert type(resolved["epochs"]) is float
 

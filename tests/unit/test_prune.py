@@ -1,20 +1,22 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from autoshrink.errors import StageError
 from autoshrink.task import Task
-from autoshrink.techniques.prune import Prune, channels_to_remove, prune, replay
+from autoshrink.techniques.base import Context
+from autoshrink.techniques.channel_pruning import replay
+from autoshrink.techniques.prune import Prune, prune
 from autoshrink.tensors import run_example
-from autoshrink.types import Precision, Target
+from autoshrink.types import Precision, Scalar, Target
 from tests.small_models import ConvStack, model_task, tiny_task
 
 IMAGE = np.random.default_rng(0).normal(size=(1, 1, 8, 8)).astype(np.float32)
@@ -27,65 +29,6 @@ def halve(task: Task, **others: Any) -> tuple[nn.Module, dict[str, Any]]:
 
 def removed(structure: dict[str, Any]) -> dict[str, list[int]]:
     return {layer: channels for layer, _, channels in structure["history"]}
-
-
-class TestChannelsToRemove:
-    def test_takes_the_least_important_of_all_groups(self) -> None:
-        scores = [torch.tensor([0.1, 5.0, 6.0, 7.0]), torch.tensor([9.0, 0.2, 0.3, 8.0])]
-        assert channels_to_remove(scores, [1, 1], 0.375, 1) == [[0], [1, 2]]
-
-    def test_removes_whole_blocks(self) -> None:
-        score = torch.arange(32.0)
-        assert channels_to_remove([score], [1], 0.5, 8) == [list(range(16))]
-        assert channels_to_remove([score], [1], 0.4, 8) == [list(range(16))]
-        assert channels_to_remove([score], [1], 0.3, 8) == [list(range(8))]
-
-    def test_what_is_over_a_multiple_goes_first(self) -> None:
-        assert channels_to_remove([torch.arange(20.0)], [1], 0.2, 8) == [[0, 1, 2, 3]]
-        assert channels_to_remove([torch.arange(20.0)], [1], 0.6, 8) == [list(range(12))]
-
-    def test_a_group_narrower_than_a_block_stays(self) -> None:
-        assert channels_to_remove([torch.arange(8.0)], [1], 0.9, 8) == [[]]
-
-    def test_parts_lose_the_same_positions(self) -> None:
-        # Two parts of four; the mean over parts is 3, 2, 1, 4.
-        score = torch.tensor([5.0, 1.0, 1.0, 4.0, 1.0, 3.0, 1.0, 4.0])
-        assert channels_to_remove([score], [2], 0.5, 1) == [[1, 2, 5, 6]]
-
-    def test_no_group_is_emptied_for_another(self) -> None:
-        # Ranked together everything would come out of the first; it keeps half of what a ratio of 0.5 leaves it.
-        scores = [torch.full((32,), 0.1), torch.full((32,), 10.0)]
-        taken = [len(channels) for channels in channels_to_remove(scores, [1, 1], 0.5, 1)]
-        assert taken == [24, 8]
-
-    def test_equal_importance_is_taken_in_order(self) -> None:
-        assert channels_to_remove([torch.ones(4), torch.ones(4)], [1, 1], 0.25, 1) == [[0, 1], []]
-
-    def test_weights_of_zero_are_the_first_to_go(self) -> None:
-        assert channels_to_remove([torch.full((16,), torch.nan), torch.ones(16)], [1, 1], 0.25, 8) == [
-            list(range(8)),
-            [],
-        ]
-
-    @settings(max_examples=60, deadline=None)
-    @given(
-        widths=st.lists(st.integers(1, 70), min_size=1, max_size=5),
-        ratio=st.floats(0, 0.95),
-        round_to=st.sampled_from([1, 4, 8, 16]),
-        seed=st.integers(0, 9),
-    )
-    def test_keeps_multiples_and_leaves_something_everywhere(
-        self, widths: list[int], ratio: float, round_to: int, seed: int
-    ) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        scores = [torch.rand(width, generator=generator) for width in widths]
-        chosen = channels_to_remove(scores, [1] * len(widths), ratio, round_to)
-        for width, channels in zip(widths, chosen, strict=True):
-            assert channels == sorted(set(channels))
-            assert not channels or (width - len(channels)) % round_to == 0
-            assert len(channels) <= (ratio + (1 - ratio) / 2) * width
-            assert len(channels) < width
-        assert sum(map(len, chosen)) <= ratio * sum(widths) + round_to / 2
 
 
 class TestPrune:
@@ -107,7 +50,7 @@ class TestPrune:
     def test_ratio_of_zero_removes_nothing(self) -> None:
         task = tiny_task("cnn")
         pruned, structure = prune(task.model(), task, ratio=0.0)
-        assert structure == {"history": [], "tied": []}
+        assert structure == {"history": [], "heads": {}, "tied": []}
         assert torch.equal(run_example(pruned, task)["logits"], run_example(task.model(), task)["logits"])
 
     @pytest.mark.parametrize("ratio", [-0.1, 0.96, float("nan")])
@@ -120,6 +63,11 @@ class TestPrune:
         task = tiny_task("cnn")
         with pytest.raises(ValueError, match="'hessian'; it must be one of magnitude, taylor"):
             prune(task.model(), task, ratio=0.5, importance="hessian")
+
+    @pytest.mark.parametrize(("setting", "allowed"), [("scope", "global, per_layer"), ("heads", "narrow, remove")])
+    def test_unknown_choices(self, setting: str, allowed: str) -> None:
+        with pytest.raises(ValueError, match=f"{setting} is 'half'; it must be one of {allowed}"):
+            halve(tiny_task("cnn"), **{setting: "half"})
 
     def test_taylor_removes_what_the_loss_does_not_feel(self) -> None:
         task = tiny_task("conv_only")
@@ -257,11 +205,113 @@ def test_a_model_that_cannot_be_traced_is_refused() -> None:
         halve(model_task(NotTraceable, IMAGE))
 
 
+TARGET = Target("t", "onnxruntime", {"fp32": Precision()}, channel_multiple=8)
+
+
 def test_target_gives_the_block() -> None:
-    target = Target("t", "onnxruntime", {"fp32": Precision()}, channel_multiple=16)
-    assert Prune().resolve({"ratio": 0.25}, target) == {"ratio": 0.25, "importance": "magnitude", "round_to": 16}
+    assert Prune().resolve({"ratio": 0.25}, replace(TARGET, channel_multiple=16)) == {
+        "ratio": 0.25,
+        "importance": "magnitude",
+        "scope": "global",
+        "heads": "narrow",
+        "steps": 1,
+        "round_to": 16,
+    }
+
+
+def test_epochs_are_a_setting_of_several_steps_only() -> None:
+    assert "step_epochs" not in Prune().resolve({"steps": 1}, TARGET)
+    assert Prune().resolve({"steps": 2}, TARGET)["step_epochs"] == 0.5
+    assert Prune().resolve({"steps": 3, "step_epochs": 2}, TARGET)["step_epochs"] == 2.0
+
+
+def test_values_that_train_are_marked() -> None:
+    assert {name: parameter.trains for name, parameter in Prune.parameters.items() if parameter.trains} == {
+        "importance": ("taylor",),
+        "steps": (2, 3, 4),
+    }
 
 
 def test_fingerprint_sees_the_layers_to_keep() -> None:
     task = tiny_task("cnn")
     assert Prune().fingerprint(task) != Prune().fingerprint(replace(task, keep=("stem",)))
+
+
+def test_fingerprint_sees_the_calibration_set() -> None:
+    task = tiny_task("cnn")
+    fewer = {name: array[:32] for name, array in task.calibration.items()}
+    assert Prune().fingerprint(task) != Prune().fingerprint(replace(task, calibration=fewer))
+
+
+class TestSteps:
+    """The ratio reached little by little."""
+
+    def apply(self, task: Task, checkpoint: Path | None = None, **chosen: Scalar) -> tuple[nn.Module, Any]:
+        settings = Prune().resolve({"step_epochs": 0.5, **chosen}, TARGET)
+        return Prune().apply(task.model(), settings, Context(task, task.model, checkpoint=checkpoint))
+
+    def test_the_same_share_of_what_is_left_goes_in_each(self) -> None:
+        _, structure = self.apply(tiny_task("conv_only"), ratio=0.75, steps=2)
+        assert [sum(map(len, removed(step).values())) for step in structure] == [32, 16]
+
+    @pytest.mark.parametrize("steps", [1, 2, 3])
+    def test_they_end_at_the_ratio(self, steps: int) -> None:
+        _, structure = self.apply(tiny_task("two_outputs"), ratio=0.75, steps=steps)
+        assert len(structure) == steps
+        assert sum(len(channels) for step in structure for channels in removed(step).values()) == 24
+
+    def test_the_model_learns_between_them(self) -> None:
+        first, _ = self.apply(tiny_task("conv_only"), ratio=0.75, steps=2, step_epochs=0.5)
+        second, _ = self.apply(tiny_task("conv_only"), ratio=0.75, steps=2, step_epochs=1.0)
+        assert not torch.equal(first.get_submodule("classify").bias, second.get_submodule("classify").bias)
+
+    def test_it_does_not_learn_after_the_last(self) -> None:
+        trained: list[int] = []
+        task = tiny_task("conv_only")
+        context = Context(task, task.model, progress=lambda done, _total: trained.append(done))
+        Prune().apply(task.model(), Prune().resolve({"ratio": 0.5, "steps": 3}, TARGET), context)
+        assert trained == [1, 2, 3, 4] * 2
+
+    def test_fewer_are_made_when_nothing_is_left_to_remove(self) -> None:
+        _, structure = self.apply(tiny_task("conv_only"), ratio=0.95, steps=4)
+        assert len(structure) < 4
+
+    def test_structure_repeats_all_of_them(self) -> None:
+        task = tiny_task("transformer")
+        model, structure = self.apply(task, ratio=0.5, steps=3, heads="remove")
+        again = Prune().rebuild(task.model(), json.loads(json.dumps(structure)), task)
+        again.load_state_dict(model.state_dict())
+        assert torch.equal(run_example(again, task)["logits"], run_example(model, task)["logits"])
+
+    def test_they_need_a_training_set(self) -> None:
+        task = replace(tiny_task("cnn"), train=None, loss=None)
+        with pytest.raises(StageError, match=r"steps 2 needs a training set and a loss.*use steps 1"):
+            self.apply(task, ratio=0.5, steps=2)
+
+    def test_an_interrupted_one_goes_on_after_the_steps_that_were_trained(self, tmp_path: Path) -> None:
+        task = tiny_task("conv_only")
+        settings = Prune().resolve({"ratio": 0.75, "steps": 3}, TARGET)
+        expected, _ = Prune().apply(task.model(), settings, Context(task, task.model))
+        done: list[int] = []
+
+        def stop(step: int, _total: int) -> None:
+            done.append(step)
+            if len(done) == 6:
+                raise KeyboardInterrupt
+
+        folder = tmp_path / "checkpoint"
+        with pytest.raises(KeyboardInterrupt):
+            Prune().apply(task.model(), settings, Context(task, task.model, progress=stop, checkpoint=folder))
+        assert (folder / "step1.safetensors").exists()
+        found, _ = Prune().apply(task.model(), settings, Context(task, task.model, progress=stop, checkpoint=folder))
+        assert done == [1, 2, 3, 4, 1, 2, 1, 2, 3, 4]
+        assert not folder.exists()
+        for name, value in expected.state_dict().items():
+            assert torch.equal(found.state_dict()[name], value)
+
+    def test_a_step_that_was_cut_short_is_trained_again(self, tmp_path: Path) -> None:
+        task = tiny_task("conv_only")
+        (tmp_path / "step1.safetensors").write_bytes(b"half")
+        expected, _ = self.apply(task, ratio=0.75, steps=2)
+        found, _ = self.apply(task, tmp_path, ratio=0.75, steps=2)
+        assert torch.equal(found.get_submodule("conv1").weight, expected.get_submodule("conv1").weight)

@@ -22,7 +22,7 @@ from autoshrink.tasks.resnet import ResNet
 from autoshrink.techniques.base import Context
 from autoshrink.techniques.onnx_int8 import Grid
 from autoshrink.techniques.quantize import Quantize
-from autoshrink.types import Precision, Target
+from autoshrink.types import PRECISIONS, Precision, Target
 from tests.model_tasks import task_of
 from tests.small_models import BUILDERS, tiny_task
 
@@ -36,6 +36,8 @@ TARGET = Target(
         "bf16": Precision(kernels="storage"),
         "int8_dynamic": Precision(operators=("MatMul", "Gemm")),
         "int8_static": Precision(operators=OPERATORS),
+        "int8_weights": Precision(operators=("MatMul", "Gemm")),
+        "int4_weights": Precision(operators=("MatMul", "Gemm")),
     },
 )
 
@@ -214,7 +216,7 @@ def test_weights_beyond_half_precision_are_refused_by_name(resnet, tmp_path, wor
         quantize(tmp_path / "large.onnx", tmp_path / "m.onnx", task, "fp16")
 
 
-@pytest.mark.parametrize("scheme", ["fp16", "int8_dynamic", "int8_static"])
+@pytest.mark.parametrize("scheme", ["fp16", "int8_dynamic", "int8_static", "int8_weights", "int4_weights"])
 def test_it_is_pure_quiet_and_repeatable(resnet, tmp_path, scheme, capfd):
     source, task = resnet
     before = source.read_bytes()
@@ -368,7 +370,7 @@ def test_a_scheme_that_the_target_lacks_is_refused():
 
 def test_fp32_is_off_and_the_rest_is_on():
     assert Quantize().is_off({"scheme": "fp32"})
-    assert not any(Quantize().is_off({"scheme": scheme}) for scheme in ("fp16", "bf16", "int8_dynamic", "int8_static"))
+    assert not any(Quantize().is_off({"scheme": scheme}) for scheme in PRECISIONS[1:])
     assert not Quantize().trains
 
 

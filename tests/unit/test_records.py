@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def test_a_record_survives_json_exactly(tmp_path: Path) -> None:
     assert record_from_json(data, tmp_path) == before
     assert data["recipe"][0] == {"technique": "prune", "importance": "magnitude", "ratio": 0.5}
     assert before.audit is not None and before.audit.int8_layers == 1
+
+
+def test_a_record_from_before_the_compressed_size_is_read(tmp_path: Path) -> None:
+    before = full(3)
+    assert before.artifact is not None
+    kept = replace(before, artifact=replace(before.artifact, compressed_bytes=90))
+    data = json.loads(json.dumps(record_to_json(kept)))
+    assert record_from_json(data, tmp_path) == kept
+    del data["artifact"]["compressed_bytes"]
+    assert record_from_json(data, tmp_path) == before
 
 
 def test_a_study_is_read_back_as_it_was_written(tmp_path: Path) -> None:

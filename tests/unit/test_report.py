@@ -314,6 +314,7 @@ def test_page_says_what_came_out_and_how(tmp_path: Path) -> None:
         "Fake CPU @ 2.60GHz",
         "avx512_vnni",
         "torch 2.9.0",
+        "4.92 MB4.43 MB gzip",
     ):
         assert expected in text
     for command in (search_command(study.meta), next_commands(study, TARGET, Limits())[0][1]):

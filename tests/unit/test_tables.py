@@ -25,7 +25,7 @@ KEYS = [
     "number", "target", "recipe", "recipe_text", "outcome", "reason", "accuracy", "accuracy_ci", "test_accuracy",
     "test_accuracy_ci", "test_drop", "test_drop_ci",
     "drop", "drop_ci", "latency_ms", "latency_ci_ms", "latency_ratio", "latency_ratio_ci",
-    "size_bytes", "size_ratio", "int8_layers", "layers", "stable", "on_front", "seconds",
+    "size_bytes", "gzip_bytes", "size_ratio", "int8_layers", "layers", "stable", "on_front", "seconds",
 ]  # fmt: skip
 
 
@@ -86,6 +86,7 @@ def test_rows_hold_the_known_answers(tmp_path: Path) -> None:
     assert row["latency_ratio"] == 0.4
     assert row["latency_ratio_ci"] == pytest.approx([0.3952, 0.4048])
     assert row["size_bytes"] == 1_230_000
+    assert row["gzip_bytes"] == 1_107_000
     assert row["size_ratio"] == 0.25
     assert (row["int8_layers"], row["layers"]) == (10, 10)
     assert row["seconds"] == pytest.approx(12.0)
@@ -99,9 +100,20 @@ def test_what_was_not_measured_is_null_with_the_reason(tmp_path: Path) -> None:
     assert rows[2]["test_accuracy"] is None
     assert rows[2]["test_accuracy_ci"] is None
     row = rows[4]
-    measured = [key for key in KEYS[6:21] if row[key] is not None]
+    measured = [key for key in KEYS[6:23] if row[key] is not None]
     assert measured == []
     assert (row["outcome"], row["reason"]) == ("rejected", "bf16: no kernels")
+
+
+def test_the_compressed_size_stands_under_the_size_where_it_is_known(tmp_path: Path) -> None:
+    new, old = fake_trial(0), fake_trial(1, INT8, accuracy=0.898, ratio=0.4, size=1_230_000)
+    assert old.artifact is not None
+    old = replace(old, artifact=replace(old.artifact, compressed_bytes=None))
+    study = study_of(tmp_path, [new, old])
+    text = rendered(study, 100)
+    assert text.count("gzip") == 1
+    assert "4.43 MB gzip" in text
+    assert [row["gzip_bytes"] for row in front_rows(study, TARGET)["trials"]] == [4_428_000, None]
 
 
 def test_without_a_baseline_nothing_is_compared_in_size(tmp_path: Path) -> None:
@@ -124,7 +136,7 @@ def test_frame_is_flat_and_typed(tmp_path: Path) -> None:
     assert json.loads(frame.loc[1, "recipe"]) == INT8
     assert frame["test_accuracy"].isna().tolist() == [True, False, False]
     assert frame.dtypes["test_accuracy"] == "float64"
-    assert frame.dtypes["size_bytes"] == "Int64"
+    assert frame.dtypes["size_bytes"] == frame.dtypes["gzip_bytes"] == "Int64"
     assert frame.dtypes["stable"] == "boolean"
 
 
@@ -162,7 +174,7 @@ def test_table_puts_the_baseline_first_then_by_latency(tmp_path: Path) -> None:
 def test_table_keeps_its_figures_whole_in_a_narrow_terminal(tmp_path: Path, width: int) -> None:
     text = rendered(known(tmp_path), width)
     assert max(map(len, text.splitlines())) <= width
-    for figure in ("88.80 %", "0.496 ms", "2.50x", "±0.03", "4.00x", "smaller", "10/10"):
+    for figure in ("88.80 %", "4.43 MB", "0.496 ms", "2.50x", "±0.03", "4.00x", "smaller", "10/10"):
         assert figure in text
     assert "…" not in text
 

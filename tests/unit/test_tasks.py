@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from autoshrink.errors import ConfigError
 from autoshrink.task import Split, Task, TrainingSet, call
 from autoshrink.tasks import TASKS, fashion, fashion_data
 from autoshrink.tasks.classification import calibration_rows, cross_entropy, right_answers
 from autoshrink.tasks.digits import ASSETS as DIGITS_ASSETS
+from autoshrink.tasks.encoder import PatchEncoder
 from autoshrink.tasks.loading import load_task
 from autoshrink.tasks.make_fashion_mini import ASSETS as FASHION_ASSETS
+from autoshrink.tasks.resnet import ResNet
 from autoshrink.tasks.train_fashion import normalise
 
-EMBEDDED = [name for name in TASKS if name != "fashion-mnist"]
+FULL = ("fashion-mnist", "fashion-patches")
+EMBEDDED = [name for name in TASKS if name not in FULL]
 
 
 @pytest.fixture(scope="module", params=EMBEDDED)
@@ -176,6 +182,65 @@ class TestFashionMnist:
         assert mini_test <= {image.tobytes() for image in full.test.inputs["image"]}
 
 
+class TestFashionPatches:
+    def test_it_has_the_images_of_the_full_set_and_the_encoder(self) -> None:
+        if fashion_data.local_folder() is None:
+            pytest.skip(f"the full set is not here: name its folder in {fashion_data.FOLDER_VARIABLE}")
+        task = load_task("fashion-patches")
+        assert task.train is not None
+        assert [len(split) for split in (task.train.split, task.val, task.test)] == [58_000, 2_000, 10_000]
+        assert task.val.fingerprint() == fashion.fashion_mini().val.fingerprint()
+        assert isinstance(task.model(), PatchEncoder)
+        assert task.student is fashion.encoder_student
+
+    def test_it_says_which_files_are_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(fashion_data.FOLDER_VARIABLE, str(tmp_path))
+        with pytest.raises(ConfigError, match=r"train-images-idx3-ubyte\.gz"):
+            load_task("fashion-patches")
+
+    @pytest.mark.slow
+    def test_the_model_has_the_accuracy_that_the_log_names(self) -> None:
+        """Slow: 5,000 images through the encoder. Two images may tip over with another machine's rounding."""
+        task = replace(fashion.fashion_mini(), model=fashion.trained_encoder)
+        accuracy = right_answers({"logits": logits(task, task.test)}, task.test.targets).mean()
+        assert accuracy == pytest.approx(logged(FASHION_ASSETS, "encoder-train.log"), abs=2 / len(task.test))
+
+
+class TestFamilies:
+    @pytest.mark.parametrize(
+        ("width", "depth", "channels", "blocks"),
+        [(1, 1, 64, 3), (0.5, 1, 32, 3), (0.3, 0.67, 16, 2), (0.1, 0.25, 8, 1), (0.01, 0.01, 8, 1)],
+    )
+    def test_residual_networks(self, width: float, depth: float, channels: int, blocks: int) -> None:
+        student = fashion.residual_student(width, depth)
+        assert isinstance(student, ResNet)
+        assert student.stem[0].out_channels == channels  # type: ignore[union-attr]
+        assert len(student.blocks) == blocks
+        assert student.head.in_features == channels * 2 ** (blocks - 1)
+        assert student(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+    @pytest.mark.parametrize(
+        ("width", "depth", "channels", "layers"),
+        [(1, 1, 128, 4), (0.5, 0.5, 64, 2), (0.7, 0.8, 96, 3), (0.1, 0.1, 32, 1)],
+    )
+    def test_encoders(self, width: float, depth: float, channels: int, layers: int) -> None:
+        student = fashion.encoder_student(width, depth)
+        assert isinstance(student, PatchEncoder)
+        assert (student.embed.out_features, len(student.layers)) == (channels, layers)
+        assert all(layer.attention.heads == channels // 32 for layer in student.layers)  # type: ignore[union-attr]
+        assert student(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+    @pytest.mark.parametrize(
+        ("family", "trained"),
+        [(fashion.residual_student, fashion.trained_model), (fashion.encoder_student, fashion.trained_encoder)],
+    )
+    def test_whole_shares_are_the_baseline(
+        self, family: Callable[[float, float], nn.Module], trained: Callable[[], nn.Module]
+    ) -> None:
+        shapes = [{name: value.shape for name, value in net.state_dict().items()} for net in (family(1, 1), trained())]
+        assert shapes[0] == shapes[1]
+
+
 class TestClassification:
     OUTPUTS = np.array([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0]], np.float32)
     LABELS = np.array([0, 1, 1])
@@ -200,6 +265,6 @@ def test_an_epoch_of_fashion_mini_has_78_batches() -> None:
     assert len(training) == 78
 
 
-def logged(assets: Path) -> float:
+def logged(assets: Path, log: str = "train.log") -> float:
     """The last number of the training log: the accuracy on the task's test split."""
-    return float((assets / "train.log").read_text().split()[-1])
+    return float((assets / log).read_text().split()[-1])
