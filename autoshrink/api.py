@@ -106,8 +106,8 @@ def search(
         seed: of everything random.
         fidelity: share of the training steps that every stage makes, over 0 to 1: a cheap first look with 0.1 or 0.3.
         force: keeps what a target avoids since it gains nothing there, for the size alone. `sparsify` keeps the
-            technique with all its values, `sparsify.pattern=2:4` keeps it without values that are avoided by a key of
-            their own, save this one.
+            technique with all its values; `sparsify.pattern=2:4` keeps it with this value, without others that are
+            avoided by a key of their own.
         study: name of the study; the task's name when not given.
         results: folder that holds the study's folder.
         console: where progress goes; standard error when not given.

@@ -83,7 +83,9 @@ def export_onnx(model: nn.Module, task: Task, batch: int, out: Path) -> dict[str
     with _evaluating(model), torch.no_grad():
         _try_torch(model, task, example)
         proto = _to_onnx(model, task, example)
-        write_onnx(store_integers(proto, bits) if bits else proto, out, STAGE)
+        if bits:
+            proto = store_integers(proto, bits)
+        write_onnx(proto, out, STAGE)
         agreement_db, max_abs = _parity(model, task, batch, out)
     least = QUANTIZED_AGREEMENT_DB if bits else AGREEMENT_DB
     for name, decibel in agreement_db.items():
@@ -95,7 +97,8 @@ def export_onnx(model: nn.Module, task: Task, batch: int, out: Path) -> dict[str
                 "Look for randomness in evaluation mode, a state kept between calls, or a layer that works in float64.",
             )
     bounded = {name: bounded_db(decibel) for name, decibel in agreement_db.items()}
-    report: dict[str, Any] = {"agreement_db": bounded, "max_abs": max_abs, "opset": OPSET}
+    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    report: dict[str, Any] = {"agreement_db": bounded, "max_abs": max_abs, "opset": opset}
     if bits:
         report["weight_bits"] = {name.removesuffix(".weight"): width for name, width in bits.items()}
     return report

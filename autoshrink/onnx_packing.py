@@ -1,13 +1,14 @@
 """Lossless packing: a weight that takes few distinct values is stored in few bits each and decoded at load.
 
-The file holds the bits of each weight's index into a codebook (Han et al. 2016, section 3), one plane of bits after the
-other, and standard ONNX operators that make the weight of them again. ONNX Runtime and OpenVINO calculate those once,
-when they load the file: the file becomes smaller, not the time or the memory of a call.
+The file holds the index of each weight into a codebook (Han et al. 2016, section 3), several to a byte, and standard
+ONNX operators that make the weight of them again. ONNX Runtime and OpenVINO calculate those once, when they load the
+file: the file becomes smaller, not the time or the memory of a call.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +24,15 @@ SMALLEST = 1024
 """Elements below which a weight is left as it is: the nodes that decode it are as large."""
 MOST_VALUES = {"float32": 256, "float16": 256, "int8": 64}
 """For each type that is packed, the most distinct values; with more there is little to save."""
-BYTE = 8
-"""Bits of a byte, and the most of an index."""
 SAMPLE = 4096
 """Elements that are looked at first: when they already have too many values, the rest is not sorted."""
 
-MARK = "autoshrink.packed/bit_values"
-"""The initializer that every packed file holds: what each bit of a byte is worth, the first bit the most."""
-BASE, AXES, FLAT, START, PLANES = (f"autoshrink.packed/{name}" for name in ("base", "axes", "flat", "start", "planes"))
+FIELDS = (8, 4, 2, 1)
+"""Bits of which a byte holds a whole number of fields; an index of other width is split into two or three of these."""
+OWN = re.compile(r"(.+)/packed\.(\d)bit")
+"""Name of the initializer that holds the fields of a weight: its name, bits of a field."""
+SHARED = "autoshrink.packed"
+BYTES, FLAT, START = (f"{SHARED}/{name}" for name in ("bytes", "flat", "start"))
 
 Array = npt.NDArray[Any]
 
@@ -83,7 +85,7 @@ def pack_weights(model: onnx.ModelProto) -> int:
     packed model comes out as it is.
 
     Args:
-        model: opset 13 to 24 (axes of a sum are an input), with its weights inside.
+        model: opset 13 or later, with its weights inside.
     """
     from onnx import numpy_helper
 
@@ -101,12 +103,12 @@ def pack_weights(model: onnx.ModelProto) -> int:
                 decoders[initializer.name] = best
     shared = _shared({name for decoder in decoders.values() for node in decoder.nodes for name in node.input})
     replaced = [initializer for initializer in graph.initializer if initializer.name in decoders]
-    if _size(replaced) <= sum(decoder.size for decoder in decoders.values()) + _size(shared):
+    if _size(replaced) <= sum(decoder.size for decoder in decoders.values()) + shared.size:
         return 0
-    initializers = list(shared)
+    initializers = list(shared.tensors)
     for initializer in graph.initializer:
         initializers += decoders[initializer.name].tensors if initializer.name in decoders else [initializer]
-    nodes = [*(node for decoder in decoders.values() for node in decoder.nodes), *graph.node]
+    nodes = [*shared.nodes, *(node for decoder in decoders.values() for node in decoder.nodes), *graph.node]
     del graph.initializer[:], graph.node[:]
     graph.initializer.extend(initializers)
     graph.node.extend(nodes)
@@ -115,16 +117,24 @@ def pack_weights(model: onnx.ModelProto) -> int:
 
 def packed_bits(model: onnx.ModelProto) -> dict[str, int]:
     """Name of each packed weight -> bits of one of its elements."""
-    made = {name for node in model.graph.node for name in node.output}
-    planes = {tensor.name.removesuffix("/packed"): tensor for tensor in model.graph.initializer}
-    return {name: int(tensor.dims[0]) for name, tensor in planes.items() if name in made and name != tensor.name}
+    bits: dict[str, int] = {}
+    for name, width in _fields(model):
+        bits[name] = bits.get(name, 0) + width
+    return bits
 
 
 def is_packed(model: onnx.ModelProto | Path) -> bool:
     """Whether any weight of a model, or of an ONNX file, is packed. A file is searched without the package onnx."""
     if isinstance(model, Path):
-        return MARK.encode() in model.read_bytes()
-    return any(initializer.name == MARK for initializer in model.graph.initializer)
+        return re.search(OWN.pattern.removeprefix("(.+)").encode(), model.read_bytes()) is not None
+    return any(True for _ in _fields(model))
+
+
+def _fields(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
+    """Name of a weight and bits of its fields, for each tensor of fields."""
+    for initializer in model.graph.initializer:
+        if found := OWN.fullmatch(initializer.name):
+            yield found[1], int(found[2])
 
 
 def _codings(weight: Array) -> Iterator[_Coded]:
@@ -163,18 +173,12 @@ def distinct(values: Array, most: int) -> tuple[Array, npt.NDArray[np.uint8]] | 
 
 
 def _decoder(name: str, coded: _Coded) -> _Decoder:
-    """Operators that give the value `name`: bytes to bits to indices to values.
-
-    Divisions and remainders, not shifts: OpenVINO does not calculate those at load.
-    """
+    """Operators that give the value `name`: bytes to fields to indices to values."""
     import onnx
     from onnx import helper, numpy_helper
 
-    count, bits = coded.index.size, coded.bits
-    planes = np.stack([np.packbits(coded.index.reshape(-1) >> bit & 1) for bit in range(bits)])
-    own = {"packed": planes[:, :, None], "shape": np.array(coded.index.shape, np.int64), "codebook": coded.codebook}
-    if coded.scale is not None:
-        own["scale"] = coded.scale
+    shape = coded.index.shape
+    own: dict[str, Array] = {"shape": np.array(shape, np.int64), "codebook": coded.codebook}
     nodes: list[onnx.NodeProto] = []
 
     def add(operator: str, *inputs: str, suffix: str = "", **attributes: int) -> str:
@@ -182,36 +186,64 @@ def _decoder(name: str, coded: _Coded) -> _Decoder:
         nodes.append(helper.make_node(operator, list(inputs), [value], value, **attributes))
         return value
 
-    value = add("Cast", f"{name}/packed", to=int(onnx.TensorProto.INT32))
-    value = add("Mod", add("Div", value, MARK), BASE)
-    if bits > 1:
-        value = add("ReduceSum", add("Mul", value, f"{PLANES}/{bits}"), AXES, keepdims=0)
-    if count % BYTE:
-        own["end"] = np.array([count], np.int64)
-        value = add("Slice", add("Reshape", value, FLAT, suffix="Flatten"), START, f"{name}/end")
-    value = add("Gather", f"{name}/codebook", add("Reshape", value, f"{name}/shape"))
+    index, lowest = "", 0
+    for width in (width for width in FIELDS if coded.bits & width):
+        own[f"packed.{width}bit"] = _in_bytes(coded.index.reshape(-1) >> lowest & 2**width - 1, width)
+        field = add("Cast", f"{name}/packed.{width}bit", suffix=f"Cast{width}", to=int(onnx.TensorProto.INT32))
+        if width < FIELDS[0]:
+            table = f"{SHARED}/table{width}"
+            if lowest:
+                own[f"worth{width}"] = np.array(2**lowest, np.int32)
+                table = add("Mul", table, f"{name}/worth{width}", suffix=f"Table{width}")
+            field = add("Gather", table, field, suffix=f"Field{width}")
+            if coded.index.size * width % 8:
+                own["end"] = np.array([coded.index.size], np.int64)
+                flat = add("Reshape", field, FLAT, suffix=f"Flatten{width}")
+                field = add("Slice", flat, START, f"{name}/end", suffix=f"Slice{width}")
+        field = add("Reshape", field, f"{name}/shape", suffix=f"Reshape{width}")
+        index = add("Add", index, field, suffix=f"Add{width}") if index else field
+        lowest += width
+    value = add("Gather", f"{name}/codebook", index)
     if coded.scale is not None:
-        value = add("Mul", value, f"{name}/scale", suffix="Scale")
+        own["scale"] = coded.scale
+        value = add("Mul", value, f"{name}/scale")
         if coded.is_half:
-            add("Cast", value, suffix="Half", to=int(onnx.TensorProto.FLOAT16))
+            add("Cast", value, to=int(onnx.TensorProto.FLOAT16))
     nodes[-1].output[0] = name
     return _Decoder(nodes, [numpy_helper.from_array(array, f"{name}/{part}") for part, array in own.items()])
 
 
-def _shared(used: set[str]) -> list[onnx.TensorProto]:
-    """The tensors among `used` that all decoders share."""
-    from onnx import numpy_helper
+def _in_bytes(fields: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.uint8]:
+    """Fields [n] of `width` bits in ceil(n * width / 8) bytes, the first field in the highest bits, padded with 0."""
+    each = 8 // width
+    padded = np.zeros((-(-len(fields) // each), each), np.uint8)
+    padded.reshape(-1)[: len(fields)] = fields
+    return np.bitwise_or.reduce(padded << np.arange(8 - width, -1, -width, dtype=np.uint8), axis=1, dtype=np.uint8)
 
-    arrays = {
-        MARK: 2 ** np.arange(BYTE - 1, -1, -1, dtype=np.int32),
-        BASE: np.array(2, np.int32),
-        AXES: np.array([0], np.int64),
-        FLAT: np.array([-1], np.int64),
-        START: np.array([0], np.int64),
-    }
-    for bits in range(2, BYTE + 1):
-        arrays[f"{PLANES}/{bits}"] = (2 ** np.arange(bits, dtype=np.int32)).reshape(bits, 1, 1)
-    return [numpy_helper.from_array(array, name) for name, array in arrays.items() if name in used]
+
+def _shared(used: set[str]) -> _Decoder:
+    """What the decoders that read the values `used` share: tables of the fields of each byte, [256, 8 / width]."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    arrays: dict[str, Array] = {}
+    nodes: list[onnx.NodeProto] = []
+    # By division and remainder: OpenVINO does not calculate shifts at load.
+    for width in FIELDS[1:]:
+        table = f"{SHARED}/table{width}"
+        if table in used:
+            arrays[f"{table}/worth"] = 2 ** np.arange(8 - width, -1, -width, dtype=np.int32)
+            arrays[f"{table}/base"] = np.array(2**width, np.int32)
+            nodes.append(helper.make_node("Div", [f"{BYTES}/wide", f"{table}/worth"], [f"{table}/Div"], f"{table}/Div"))
+            nodes.append(helper.make_node("Mod", [f"{table}/Div", f"{table}/base"], [table], table))
+    if nodes:
+        arrays[BYTES] = np.arange(256, dtype=np.uint8)[:, None]
+        wide = f"{BYTES}/wide"
+        nodes.insert(0, helper.make_node("Cast", [BYTES], [wide], wide, to=int(onnx.TensorProto.INT32)))
+    for name, value in ((FLAT, -1), (START, 0)):
+        if name in used:
+            arrays[name] = np.array([value], np.int64)
+    return _Decoder(nodes, [numpy_helper.from_array(array, name) for name, array in arrays.items()])
 
 
 def _size(messages: Sequence[Any]) -> int:

@@ -146,8 +146,9 @@ def codebook_of(
     """The values that `weights` [n] share, float32 ascending, and the index of each weight among them, int64 [n].
 
     K-means in one dimension by Lloyd's iterations on the sorted weights, from centroids at equal distances (Han et al.
-    2016, section 3.2, linear); a centroid that is near to no weight moves to where the error is largest. Weights that have no more values than that keep them. Where more than 5 % are exactly
-    0, one centroid is 0 and the others are those of the rest.
+    2016, section 3.2, linear); a centroid that is near to no weight moves to where the error is largest. Weights that
+    have no more values than that keep them. Where more than 5 % are exactly 0, one centroid is 0 and the others are
+    those of the rest.
     """
     ordered = np.sort(weights)
     first = np.concatenate([[True], ordered[1:] != ordered[:-1]])

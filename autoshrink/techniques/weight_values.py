@@ -75,6 +75,8 @@ def with_state(model: nn.Module, trained: nn.Module, names: Iterable[str]) -> nn
     expected = plain.state_dict()
     state = {name: value for name, value in trained.state_dict().items() if name in expected}
     with torch.no_grad():
-        weights: dict[str, Any] = {f"{name}.weight".removeprefix("."): trained.get_submodule(name).weight for name in names}
+        weights: dict[str, Any] = {
+            f"{name}.weight".removeprefix("."): trained.get_submodule(name).weight for name in names
+        }
     plain.load_state_dict({**state, **weights})
     return plain

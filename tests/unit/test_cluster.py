@@ -66,10 +66,10 @@ class TestCodebook:
         assert len(codebook) == 5
 
     @pytest.mark.parametrize(
-        ("centroids", "distortion"), [(2, 0.3634), (4, 0.1175), (8, 0.03454), (16, 0.009497), (256, 0.00015)]
+        ("centroids", "distortion"), [(2, 0.3634), (4, 0.1175), (8, 0.03454), (16, 0.009497), (256, 0.0001)]
     )
     def test_error_is_that_of_the_best_quantizer(self, centroids: int, distortion: float) -> None:
-        # Max 1960, table 1: the least mean squared error of a Gaussian; of 256 values, Panter and Dite's limit.
+        # Max 1960, table 1: the least mean squared error of a Gaussian; of 256, over twice Panter and Dite's limit.
         weights = np.random.default_rng(0).normal(size=200_000).astype(np.float32)
         codebook, index = codebook_of(weights, centroids)
         assert np.mean((codebook[index] - weights) ** 2) / np.var(weights) < 1.02 * distortion

@@ -34,7 +34,7 @@ def by_channel(values: Sequence[float], shape: Sequence[int] = SHAPE, axis: int 
 
 
 def convolution(weight, more: Sequence[onnx.TensorProto] = ()) -> onnx.ModelProto:
-    """x [1, inputs, 6, 6] -> y, the weight being the initializer `conv.weight`."""
+    """From x [1, inputs, 6, 6] to y, the weight being the initializer `conv.weight`."""
     nodes = [helper.make_node("Conv", ["x", "conv.weight"], ["y"], "conv", pads=[1, 1, 1, 1])]
     if weight.dtype == np.float16:
         nodes[0].input[1] = "wide"
@@ -65,7 +65,7 @@ def convolution_int8(weight) -> onnx.ModelProto:
 
 
 def product(weight) -> onnx.ModelProto:
-    """x [5, inputs] -> y [5, outputs], the weight being `fc.weight` [inputs, outputs]."""
+    """From x [5, inputs] to y [5, outputs], the weight being `fc.weight` [inputs, outputs]."""
     nodes = [helper.make_node("MatMul", ["x", "fc.weight"], ["y"], "fc")]
     return graph_of(nodes, {"fc.weight": weight}, [5, weight.shape[0]], [5, weight.shape[1]])
 
@@ -238,8 +238,8 @@ def test_two_weights_share_the_constants():
     tensors = {"a.weight": draw(4, (16, 16, 3, 3)), "b.weight": by_channel((-1, 1), (16, 16, 3, 3))}
     packed = packed_and_equal(graph_of(nodes, tensors, [1, 16, 6, 6], [1, 16, 6, 6]))
     assert packed_bits(packed) == {"a.weight": 2, "b.weight": 1}
-    assert [tensor.name for tensor in packed.graph.initializer].count(MARK) == 1
-    assert packed.graph.node[0].name == "a.weight/Cast"
+    assert [tensor.name for tensor in packed.graph.initializer].count(BYTES) == 1
+    assert packed.graph.node[0].name == "autoshrink.packed/bytes/wide"
 
 
 def test_a_file_says_whether_it_is_packed(tmp_path):
