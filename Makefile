@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 DEMO := search fashion-mini --target onnxruntime-cpu --target openvino-cpu --space standard --trials 24 --seed 0 --study demo
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench bench-techniques clean
 
 demo: .venv/demo
 	@if [ -f results/demo/study.json ]; then $(BIN)/autoshrink resume demo; else $(BIN)/autoshrink $(DEMO); fi
@@ -21,6 +21,9 @@ bench: .venv/test
 	$(BIN)/python -m autoshrink.bench.noise --out results/measuring-noise.json
 	$(BIN)/python -m autoshrink.bench.overhead --out results/overhead.json
 	$(BIN)/python -m autoshrink.bench.technique_costs --out results/technique_costs.json
+
+# Trains and measures every technique on two models: some two hours on two cores.
+bench-techniques: .venv/test
 	$(BIN)/python -m autoshrink.bench.techniques --out results/techniques.json
 
 .venv/demo: pyproject.toml constraints.txt

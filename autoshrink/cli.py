@@ -91,7 +91,7 @@ def doctor(
 
 @app.command()
 def search(
-    task: Annotated[str, typer.Argument(help="A built-in task (fashion-mini, fashion-mnist, digits) or a .py file.")],
+    task: Annotated[str, typer.Argument(help="A built-in task (fashion-mini, digits, ...) or a .py file.")],
     target: Annotated[list[str], typer.Option(help="Name or YAML file; may be given several times.")],
     space: Annotated[str, typer.Option(help="Name or YAML file of the search space.")] = "standard",
     trials: Annotated[int, typer.Option(min=1, help="Trials a target, the baseline included.")] = 24,

@@ -10,7 +10,11 @@ import torch
 from torch import fx, nn
 
 EPSILON = 1e-8
-"""Least step size: a tensor of zeros has a grid too."""
+"""Least range of an activation: a constant zero has a grid too."""
+LEAST_CHANNEL = 1e-4
+"""Least range of a channel, of that of its tensor: in the step of a smaller one a bias would not fit into 32 bits."""
+MOST_CHANGE = 2.0
+"""How far training may carry a step from where it was calibrated, as a factor: few weights make a noisy gradient."""
 CANDIDATES = 40
 """Clipping thresholds that are tried for the step of least squared error."""
 CHANNEL_AXIS = 0
@@ -115,8 +119,9 @@ class _ActivationGrid(torch.autograd.Function):
         if not ctx.learned:
             return straight, None, None, None, None
         _, x, out, scale = ctx.saved_tensors
-        # Inside the range the step's gradient is (out - x) / scale, outside it is out / scale.
-        total = (gradient * out).sum(dtype=torch.float32) - (straight * x).sum(dtype=torch.float32)
+        # Inside the range the step's gradient is (out - x) / scale, outside it is out / scale. The difference of two
+        # near values is exact in bf16; that of two sums would be noise.
+        total = (gradient * torch.where(inside, out - x, out)).sum(dtype=torch.float32)
         share = 1 / math.sqrt(x[0].numel() * ctx.high)
         return straight, (total / scale * share).reshape(scale.shape), None, None, None
 
@@ -136,6 +141,7 @@ class WeightQuantizer(nn.Module):
         learned: whether the step is trained; else it stays as it was initialised.
     """
 
+    calibrated: torch.Tensor
     zero_point: torch.Tensor
 
     def __init__(self, bits: int, channels: int | None, learned: bool = True) -> None:
@@ -145,13 +151,15 @@ class WeightQuantizer(nn.Module):
         shape = () if channels is None else (channels,)
         self.scale = nn.Parameter(torch.ones(shape))
         self.learned = learned
+        self.register_buffer("calibrated", torch.ones(shape))
         self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int8))
 
     @torch.no_grad()
     def initialise(self, weight: torch.Tensor) -> None:
         """Sets the step of least squared error among thresholds from 0.3 to 1 times the largest magnitude."""
         rows = weight.detach().reshape(self.scale.numel(), -1).float()
-        largest = rows.abs().amax(1).clamp_min(EPSILON)
+        largest = rows.abs().amax(1)
+        largest = largest.clamp_min(LEAST_CHANNEL * float(largest.max()) or 1.0)
         best_error = torch.full_like(largest, math.inf)
         best = largest / self.high
         for share in torch.linspace(1.0, 0.3, CANDIDATES).tolist():
@@ -161,6 +169,7 @@ class WeightQuantizer(nn.Module):
             best_error = torch.where(better, error, best_error)
             best = torch.where(better, step[:, 0], best)
         self.scale.copy_(best.reshape(self.scale.shape))
+        self.calibrated.copy_(self.scale)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Float32, any shape with the channels first -> the same shape on the grid."""
@@ -184,6 +193,7 @@ class ActivationQuantizer(nn.Module):
     Until `calibrate` was called it observes: it lets everything pass and keeps some values of each call.
     """
 
+    calibrated: torch.Tensor
     zero_point: torch.Tensor
 
     def __init__(self, bits: int, signed: bool, learned: bool = True) -> None:
@@ -193,6 +203,7 @@ class ActivationQuantizer(nn.Module):
         self.low = -self.high - 1 if signed else 0
         self.scale = nn.Parameter(torch.ones(()))
         self.learned = learned
+        self.register_buffer("calibrated", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int8 if signed else torch.uint8))
         self._observed: list[torch.Tensor] | None = None
 
@@ -214,6 +225,7 @@ class ActivationQuantizer(nn.Module):
             if error < best_error:
                 best_error, best = error, (step, zero)
         self.scale.fill_(best[0])
+        self.calibrated.fill_(best[0])
         self.zero_point.fill_(best[1])
 
     def _grid(self, low: float, high: float) -> tuple[float, int]:
@@ -240,11 +252,15 @@ class ActivationQuantizer(nn.Module):
 
 
 @torch.no_grad()
-def keep_steps_positive(model: nn.Module, *_: object) -> None:
-    """Steps that a large update carried over zero come back; called before each step of training and at its end."""
+def keep_steps_near(model: nn.Module, *_: object) -> None:
+    """Puts learned steps back that went further from the calibrated ones than a factor of 2, or below zero.
+
+    Called before each step of training and at its end.
+    """
     for module in model.modules():
         if isinstance(module, WeightQuantizer | ActivationQuantizer):
-            module.scale.copy_(module.scale.abs().clamp_min(EPSILON))
+            bounds = module.calibrated / MOST_CHANGE, module.calibrated * MOST_CHANGE
+            module.scale.copy_(module.scale.clamp(*bounds))
 
 
 def weight_quantizers(model: nn.Module) -> Iterator[tuple[str, WeightQuantizer, nn.Parameter]]:

@@ -31,7 +31,7 @@ FIELDS = (8, 4, 2, 1)
 """Bits of which a byte holds a whole number of fields; an index of other width is split into two or three of these."""
 OWN = re.compile(r"(.+)/packed\.(\d)bit")
 """Name of the initializer that holds the fields of a weight: its name, bits of a field."""
-SHARED = "autoshrink.packed"
+SHARED = "packed"
 BYTES, FLAT, START = (f"{SHARED}/{name}" for name in ("bytes", "flat", "start"))
 
 Array = npt.NDArray[Any]
@@ -78,8 +78,8 @@ def pack_weights(model: onnx.ModelProto) -> int:
     Weights are initializers of float32, float16 or int8 with 1,024 elements or more that nodes of the main graph read.
     The codebook holds the distinct values of the tensor, or (float types; first and last axis are tried) those that
     are left when each channel is divided by its largest magnitude. So n weights of K values take n x ceil(log2 K) / 8
-    bytes, the codebook, 4 bytes a channel where there are scales, and about a kilobyte of nodes: 1 bit each for binary
-    weights +-s, 2 bits for ternary ones.
+    bytes, the codebook, 4 bytes a channel where there are scales, and nodes: about a kilobyte, two for an index of 3,
+    5, 6 or 7 bits. Binary weights +-s take 1 bit each, ternary ones 2.
 
     Every decoded weight equals the one before; the sign of a zero is not kept. Equal models give equal results, and a
     packed model comes out as it is.
@@ -218,7 +218,9 @@ def _in_bytes(fields: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.uint8
     each = 8 // width
     padded = np.zeros((-(-len(fields) // each), each), np.uint8)
     padded.reshape(-1)[: len(fields)] = fields
-    return np.bitwise_or.reduce(padded << np.arange(8 - width, -1, -width, dtype=np.uint8), axis=1, dtype=np.uint8)
+    shifted = padded << np.arange(8 - width, -1, -width, dtype=np.uint8)
+    packed: npt.NDArray[np.uint8] = np.bitwise_or.reduce(shifted, axis=1)
+    return packed
 
 
 def _shared(used: set[str]) -> _Decoder:

@@ -304,6 +304,10 @@ class Latency:
     contended: bool
 
 
+LOW_BIT_WEIGHTS = "low-bit weights"
+"""The precision of a kernel that unpacks integer weights itself; what it multiplies in, it does not tell."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """A kernel that the runtime really runs for a layer with weights: its name, kind, and arithmetic precision."""

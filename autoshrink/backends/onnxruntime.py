@@ -17,7 +17,7 @@ import numpy as np
 from autoshrink.backends.base import Array, Arrays, Availability, Backend, Session
 from autoshrink.backends.ports import Port, in_order
 from autoshrink.errors import StageError
-from autoshrink.types import Audit, Layer
+from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Layer
 
 ARTIFACT = "model.onnx"
 
@@ -158,7 +158,7 @@ def _arithmetic(kind: str, details: Mapping[str, Any]) -> str | None:
     if kind in INT8_KERNELS:
         return "int8"
     if kind in LOW_BIT_KERNELS:
-        return "low-bit weights"
+        return LOW_BIT_WEIGHTS
     if kind in FIRST_INPUT_KERNELS:
         first: str = next(iter(details["input_type_shape"][0]))
         return PRECISIONS.get(first, first)

@@ -16,7 +16,7 @@ from autoshrink.backends.base import Array, Arrays, Availability, Backend, Sessi
 from autoshrink.backends.ports import Port, in_order
 from autoshrink.errors import StageError
 from autoshrink.onnx_packing import is_packed
-from autoshrink.types import Audit, Layer
+from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Layer
 
 ARTIFACT = ("model.xml", "model.bin")
 PACKED_ARTIFACT = "model.onnx"
@@ -164,7 +164,7 @@ def audit_of(kernels: Sequence[Any], weights_only: bool = False) -> Audit:
         conversions += kind in CONVERSIONS or changes_type
         if kind in WEIGHT_KERNELS and sources[1] in constant:
             low_bit = weights_only and kernel.input_values()[1].get_element_type().is_integral()
-            precision = "low-bit weights" if low_bit else _arithmetic(info["primitiveType"])
+            precision = LOW_BIT_WEIGHTS if low_bit else _arithmetic(info["primitiveType"])
             layers.append(Layer(_plain(name), kind, precision))
     return Audit(tuple(layers), conversions, executed)
 

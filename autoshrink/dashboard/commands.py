@@ -28,6 +28,10 @@ def search_command(meta: StudyMeta) -> str:
     limits = {target.limits for target in meta.targets.values()}
     if len(limits) == 1:
         arguments += limit_options(limits.pop())
+    if meta.fidelity != 1:
+        arguments += ["--fidelity", f"{meta.fidelity:g}"]
+    for key in meta.force:
+        arguments += ["--force", key]
     return shlex.join([*arguments, "--seed", str(meta.seed), "--study", meta.name])
 
 

@@ -23,18 +23,26 @@ LEAST_SHARE = 0.005
 LEAST_BARS = 11
 """A figure of fewer trials keeps room for so many more, or its bars would be as wide as the page."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-STAGES = ("prune", "finetune", "export", "quantize", "prepare", "compile", "audit", "measure", "evaluate", "score")
+STAGES = (
+    *("student", "prune", "factorize", "finetune", "sparsify", "cluster", "binarize", "qat", "export", "quantize"),
+    *("pack", "prepare", "compile", "audit", "measure", "evaluate", "score"),
+)
 """In the order of a trial; stages that are not named here come before `export`, `other` is the last."""
 
 
 def family(recipe: Recipe) -> str:
     """The techniques of a recipe without their settings, as `prune + int8`; fine-tuning goes with what it mends."""
     names = [
-        recipe.precision.partition("_")[0] if stage.technique == "quantize" else stage.technique
+        _precision(recipe.precision) if stage.technique == "quantize" else stage.technique
         for stage in recipe.stages
         if stage.technique != "finetune" or len(recipe.stages) == 1
     ]
     return " + ".join(names) or BASELINE
+
+
+def _precision(name: str) -> str:
+    """`int8` for both kinds of 8-bit activations, `int4 weights` where only the weights are integers."""
+    return name.replace("_", " ") if name.endswith("_weights") else name.partition("_")[0]
 
 
 def families(records: Iterable[TrialRecord]) -> list[str]:
@@ -195,7 +203,7 @@ def stage_seconds(records: Iterable[TrialRecord]) -> dict[str, float]:
 def _place(stage: str) -> tuple[int, str]:
     if stage in STAGES:
         return STAGES.index(stage), stage
-    return (len(STAGES), stage) if stage == "other" else (1, stage)
+    return (len(STAGES) if stage == "other" else STAGES.index("export") - 1, stage)
 
 
 def time_figure(records: Sequence[TrialRecord], palette: Palette) -> go.Figure | None:

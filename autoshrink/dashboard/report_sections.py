@@ -104,6 +104,10 @@ def _how(meta: StudyMeta) -> Markup:
         "seed": str(meta.seed),
         "began": _date(meta.created),
     }
+    if meta.fidelity != 1:
+        study["training"] = f"{100 * meta.fidelity:g} % of the steps"
+    if meta.force:
+        study["forced"] = ", ".join(meta.force)
     return element(
         "section",
         element("h2", "How this was made"),

@@ -9,7 +9,7 @@ from autoshrink.dashboard.markup import Markup, element
 from autoshrink.dashboard.tables import baseline_of, gzipped, latency_ties, size_ratio
 from autoshrink.search.front import front
 from autoshrink.search.words import describe, human_bytes, human_ms, human_seconds
-from autoshrink.types import Interval, Outcome, Score, TrialRecord
+from autoshrink.types import LOW_BIT_WEIGHTS, Interval, Outcome, Score, TrialRecord
 
 OUTCOMES = {
     Outcome.COMPLETE: "measured, and within every limit",
@@ -93,9 +93,12 @@ def _float_layers(record: TrialRecord) -> object:
     audit = record.audit
     if audit is None or audit.int8_layers == len(audit.layers):
         return "none"
-    if not record.recipe.precision.startswith("int8"):
+    if not record.recipe.precision.startswith(("int8", "int4")):
         return "all: the recipe asks for no 8 bit"
-    names = [f"{layer.name} ({layer.kind}, {layer.precision})" for layer in audit.layers if not layer.is_int8]
+    floats = [layer for layer in audit.layers if not layer.is_int8 and layer.precision != LOW_BIT_WEIGHTS]
+    names = [f"{layer.name} ({layer.kind}, {layer.precision})" for layer in floats]
+    if not names:
+        return "none"
     if len(names) <= FLOAT_LAYERS_SHOWN:
         return ", ".join(names)
     return element("details", element("summary", f"{len(names)} layers"), ", ".join(names))

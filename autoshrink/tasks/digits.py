@@ -42,6 +42,7 @@ def digits() -> Task:
         metric=right_answers,
         train=TrainingSet(train, BATCH_SIZE),
         loss=cross_entropy,
+        student=student,
         preprocessing="grey image of 8 x 8 pixels, white ink on black, 0 to 16: x / 8 - 1, as float32 [N, 1, 8, 8]",
     )
 
@@ -71,6 +72,13 @@ def read_splits() -> tuple[Split, Split, Split]:
         for part in (slice(held, None), slice(0, VAL_PER_CLASS), slice(VAL_PER_CLASS, held))
     )
     return whole.rows(train), whole.rows(val), whole.rows(test)
+
+
+def student(width: float, depth: float) -> torch.nn.Module:
+    """An untrained ResNet of `width` times the baseline's channels and `depth` times its blocks."""
+    from autoshrink.tasks.resnet import ResNet
+
+    return ResNet(max(1, round(WIDTH * width)), depth)
 
 
 def trained_model() -> torch.nn.Module:

@@ -44,7 +44,11 @@ class Cluster(ModuleTechnique):
         ),
         "keep": Parameter(Choice(KEEP), "first_last", "layers with weights that stay float", ON),
         "epochs": Parameter(
-            Range(0.0, 20.0), 1.0, "passes over the training set that train the values; 0 trains nothing", ON, (), 0.0
+            Range(0.0, 20.0),
+            1.0,
+            "passes over the training set that train the values; 0 trains nothing",
+            ON,
+            trains_above=0.0,
         ),
         "learning_rate": Parameter(
             Range(0.0, 1.0), 0.0, "largest step of the one-cycle schedule of AdamW; 0 is the usual: 0.0003", ON

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from autoshrink.errors import StageError
-from autoshrink.fake_quantize import keep_steps_positive
+from autoshrink.fake_quantize import keep_steps_near
 from autoshrink.fingerprints import training_fingerprint
 from autoshrink.task import Task, call, fingerprint
 from autoshrink.techniques.base import Context, ModuleTechnique, Parameter
 from autoshrink.techniques.bit_allocation import BITS, allocate_bits, rounding_losses
 from autoshrink.techniques.onnx_int8 import Grid, ends
 from autoshrink.techniques.quantize import KEEP_FLOAT
-from autoshrink.techniques.quantized_graph import FloatGraph, WeightLayer, add_quantizers, initialise
+from autoshrink.techniques.quantized_graph import FloatGraph, WeightLayer, add_quantizers, initialise, round_biases
 from autoshrink.techniques.training import Plan, train
 from autoshrink.tensors import as_tensors
 from autoshrink.types import Choice, Range, Settings, Target
@@ -107,8 +107,9 @@ class Qat(ModuleTechnique):
         plan = Plan(
             float(settings["epochs"]), float(settings["learning_rate"]), RATE_SHARE, alpha=float(settings["alpha"])
         )
-        trained = train(module, context, plan, self.name, keep_steps_positive)
-        keep_steps_positive(trained)
+        trained = train(module, context, plan, self.name, keep_steps_near)
+        keep_steps_near(trained)
+        round_biases(trained)
         return trained, structure
 
     def rebuild(self, model: nn.Module, structure: Any, task: Task) -> nn.Module:

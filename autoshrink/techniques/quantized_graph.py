@@ -331,6 +331,20 @@ def initialise(module: nn.Module, run: Callable[[nn.Module], object]) -> None:
         part.calibrate()
 
 
+@torch.no_grad()
+def round_biases(module: nn.Module) -> None:
+    """Rounds each bias to the grid of its product, as the exported file stores it, so that both compute the same."""
+    assert isinstance(module, fx.GraphModule)  # noqa: S101 - made by add_quantizers
+    for node in module.graph.nodes:
+        if node.target not in CONVOLUTIONS | LINEAR or len(node.args) < 3 or not _is_parameter(node.args[2], module):
+            continue
+        quantizers = [module.get_submodule(str(n.target)) for n in node.args[:2] if n.op == "call_module"]
+        if len(quantizers) == 2:
+            bias = module.get_parameter(str(node.args[2].target))
+            step = quantizers[0].scale * quantizers[1].scale
+            bias.copy_((bias / step).round() * step)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():

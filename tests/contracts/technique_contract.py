@@ -38,6 +38,8 @@ TARGET = Target(
         "bf16": Precision(kernels="storage"),
         "int8_static": Precision(operators=OPERATORS),
         "int8_dynamic": Precision(operators=("Gemm", "MatMul")),
+        "int8_weights": Precision(operators=("Gemm", "MatMul")),
+        "int4_weights": Precision(operators=("Gemm", "MatMul")),
     },
 )
 GRAPH_MODELS = ("cnn", "grouped", "transformer", "two_outputs")

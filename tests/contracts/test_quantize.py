@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -10,19 +9,7 @@ import pytest
 from autoshrink.errors import StageError
 from autoshrink.techniques import get_technique
 from autoshrink.types import Precision, Settings, Target
-from tests.contracts import technique_contract
 from tests.contracts.technique_contract import GraphTechniqueContract
-
-PRODUCTS = Precision(operators=("MatMul", "Gemm"))
-TARGET = replace(
-    technique_contract.TARGET,
-    precisions={**technique_contract.TARGET.precisions, "int8_weights": PRODUCTS, "int4_weights": PRODUCTS},
-)
-
-
-@pytest.fixture(autouse=True)
-def target_with_weights_of_few_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(technique_contract, "TARGET", TARGET)
 
 
 class TestQuantizeStatic(GraphTechniqueContract):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from autoshrink.fake_quantize import ActivationQuantizer, WeightQuantizer, keep_steps_positive, weight_range
+from autoshrink.fake_quantize import ActivationQuantizer, WeightQuantizer, keep_steps_near, weight_range
 
 
 @pytest.mark.parametrize(("bits", "low", "high"), [(8, -127, 127), (6, -32, 31), (4, -8, 7), (2, -2, 1)])
@@ -121,9 +121,16 @@ class TestActivations:
         assert x.grad is not None and x.grad.dtype == torch.bfloat16
 
 
-def test_steps_come_back_over_zero() -> None:
+def test_steps_stay_near_the_calibrated_ones() -> None:
     quantizer = WeightQuantizer(8, 3)
-    quantizer.scale.data.copy_(torch.tensor([-0.5, 0.0, 2.0]))
-    keep_steps_positive(quantizer)
-    assert quantizer.scale.min() > 0
-    assert quantizer.scale[0].item() == 0.5
+    quantizer.initialise(torch.tensor([[127.0], [127.0], [127.0]]))
+    quantizer.scale.data.copy_(torch.tensor([-0.5, 1.1, 7.0]))
+    keep_steps_near(quantizer)
+    assert quantizer.scale.tolist() == pytest.approx([0.5, 1.1, 2.0])
+
+
+def test_a_channel_of_zeros_has_a_step_in_which_a_bias_fits() -> None:
+    quantizer = WeightQuantizer(8, 2)
+    quantizer.initialise(torch.tensor([[0.0, 0.0], [0.5, -1.0]]))
+    assert quantizer.scale.min() > 1e-7
+    assert quantizer(torch.zeros(2, 2)).tolist() == [[0, 0], [0, 0]]

@@ -269,4 +269,3 @@ class TestMixedPrecision:
     def test_large_models_are_measured_on_fewer_rows(self) -> None:
         task = tiny_task("cnn")
         assert len(measured_rows(nn.Linear(10, 10), task)["image"]) == 64  # all the rows there are
-
