@@ -397,6 +397,7 @@ class TrialRecord:
         agreement_db: signal to quantization noise of the artifact's outputs against the float torch model, decibel.
         seconds: stage -> wall seconds spent in this trial (a cached stage costs only its lookup).
         reused: stages that came from the cache.
+        weight_bits: layer -> bits of its integers, as quantization-aware training was asked or chose.
         log: file of the child's output, relative to the study's folder.
         samples: npy file of the raw latency samples, relative to the study's folder.
     """
@@ -418,6 +419,7 @@ class TrialRecord:
     agreement_db: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     reused: tuple[str, ...] = ()
+    weight_bits: Mapping[str, int] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     log: str | None = None
     samples: str | None = None

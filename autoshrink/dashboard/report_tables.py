@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from autoshrink.dashboard.formatting import Metric, gain, speed_up, speed_up_interval
+from autoshrink.dashboard.formatting import Metric, counted, gain, speed_up, speed_up_interval
 from autoshrink.dashboard.markup import Markup, element
 from autoshrink.dashboard.tables import baseline_of, gzipped, latency_ties, size_ratio
 from autoshrink.search.front import front
@@ -67,7 +68,7 @@ def audit_table(records: Sequence[TrialRecord]) -> Markup:
     members = [record for record in front(records) if record.audit is not None]
     head = [
         ("trial", True), ("recipe", False), ("layers in int8", True), ("conversions", True), ("kernels", True),
-        ("layers in float", False),
+        ("trained weight bits", False), ("layers in float", False),
     ]  # fmt: skip
 
     def row(record: TrialRecord) -> Markup | None:
@@ -83,10 +84,21 @@ def audit_table(records: Sequence[TrialRecord]) -> Markup:
             _cell(f"{audit.int8_layers} of {len(audit.layers)}", share, meter),
             _cell(str(audit.conversions), audit.conversions),
             _cell(str(audit.kernels), audit.kernels),
+            element("td", _weight_bits(record)),
             element("td", _float_layers(record)),
         )
 
     return _table(head, [element("tbody", map(row, members))], "What runs in 8 bit")
+
+
+def _weight_bits(record: TrialRecord) -> object:
+    """How many layers have how many bits; opened, which."""
+    if not record.weight_bits:
+        return ""
+    widths = Counter(record.weight_bits.values())
+    text = ", ".join(f"{bits} bits: {counted(widths[bits], 'layer')}" for bits in sorted(widths, reverse=True))
+    listed = ", ".join(f"{layer} {bits}" for layer, bits in record.weight_bits.items())
+    return element("details", element("summary", text), listed)
 
 
 def _float_layers(record: TrialRecord) -> object:

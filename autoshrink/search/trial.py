@@ -97,7 +97,7 @@ class TrialRunner:
             return replace(record, outcome=Outcome.REJECTED, reason=f"{recipe.precision}: {why}")
         built = self._pipeline.run(recipe, target, listen)
         seconds.update(built.seconds)
-        record = replace(record, reused=built.reused)
+        record = replace(record, reused=built.reused, weight_bits=dict(built.weight_bits))
 
         began = time.monotonic()
         example = self.arrays_folder(first_rows(task.val.inputs, target.batch))

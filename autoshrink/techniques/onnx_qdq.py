@@ -240,11 +240,11 @@ def _pack_int4(model: onnx.ModelProto, bits: Mapping[str, int]) -> None:
         packed = (flat[0::2] | (flat[1::2] << 4)).tobytes()
         graph.initializer.remove(tensor)
         graph.initializer.append(
-            helper.make_tensor(f"{tensor.name}/int4", TensorProto.INT4, array.shape, packed, raw=True)
+            helper.make_tensor(f"{tensor.name}/packed.4bit", TensorProto.INT4, array.shape, packed, raw=True)
         )
         casts.append(
             helper.make_node(
-                "Cast", [f"{tensor.name}/int4"], [tensor.name], f"{tensor.name}/Widen", to=TensorProto.INT8
+                "Cast", [f"{tensor.name}/packed.4bit"], [tensor.name], f"{tensor.name}/Widen", to=TensorProto.INT8
             )
         )
     nodes = list(graph.node)

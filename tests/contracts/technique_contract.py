@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -21,12 +22,13 @@ from autoshrink.errors import StageError
 from autoshrink.export import export_onnx
 from autoshrink.module_files import Step, load_module, save_module
 from autoshrink.onnx_graph import quiet_session
+from autoshrink.onnx_packing import pack_weights
 from autoshrink.task import Split, Task
 from autoshrink.techniques import get_technique
 from autoshrink.techniques.base import Context, GraphTechnique, ModuleTechnique, Technique
 from autoshrink.tensors import run_example
 from autoshrink.types import Choice, Precision, Scalar, Target
-from tests.small_models import BUILDERS, VOCABULARY, tiny_task
+from tests.small_models import BUILDERS, VOCABULARY, TinyCnn, tiny_task
 
 OPERATORS = ("Conv", "Gemm", "MatMul", "Add")
 TARGET = Target(
@@ -53,6 +55,31 @@ def exported(name: str) -> bytes:
         path = Path(folder) / "model.onnx"
         export_onnx(task_of(name).model(), task_of(name), 2, path)
         return path.read_bytes()
+
+
+LARGE = 1024
+OVERHEAD = 16_000
+"""Bytes of nodes, names and tables."""
+
+
+def wide_task() -> Task:
+    """An untrained CNN whose weights are 680 kB, on the tiny images."""
+
+    def build(width: int) -> torch.nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return TinyCnn(width).eval()
+
+    task = task_of("cnn")
+    return replace(task, model=lambda: build(96), student=lambda width, _depth: build(round(96 * width)))
+
+
+def packed_size(model: torch.nn.Module, task: Task, path: Path) -> int:
+    """Bytes of the file that a model becomes."""
+    export_onnx(model, task, 1, path)
+    proto = onnx.load(str(path))
+    pack_weights(proto)
+    return len(proto.SerializeToString())
 
 
 def context_of(task: Task, seed: int = 0) -> Context:
@@ -132,6 +159,12 @@ class TechniqueContract(Contract):
 
     refuses: ClassVar[frozenset[str]] = frozenset()
     """Models of `BUILDERS` that it cannot treat: it must say so with a StageError that names a layer."""
+    smaller: ClassVar[bool] = True
+    """The file becomes smaller; one that does not claim it must leave it as large."""
+
+    def bits(self, structure: Any) -> float:
+        """Of an element of a large weight in the file; 32 where only their number falls."""
+        return 32
 
     def apply(self, model: torch.nn.Module, task: Task, seed: int = 0) -> tuple[torch.nn.Module, Any]:
         technique = self.technique
@@ -216,9 +249,26 @@ class TechniqueContract(Contract):
         assert all(parameter.requires_grad for parameter in changed.parameters())
         assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in changed.modules())
 
-    def test_result_can_be_exported(self, tmp_path: Path) -> None:
-        task = task_of("cnn")
+    @pytest.mark.parametrize("name_of_model", ["cnn", "transformer"])
+    def test_result_computes_the_same_in_onnx_runtime(self, name_of_model: str, tmp_path: Path) -> None:
+        if name_of_model in self.refuses:
+            pytest.skip("refused, see test_refusals_name_a_layer")
+        task = task_of(name_of_model)
+        # Raises when the outputs differ.
         export_onnx(self.apply(task.model(), task)[0], task, 2, tmp_path / "model.onnx")
+
+    def test_file_is_as_large_as_promised(self, tmp_path: Path) -> None:
+        task = wide_task()
+        changed, structure = self.apply(task.model(), task)
+        sizes = [packed_size(model, task, tmp_path / "model.onnx") for model in (task.model(), changed)]
+        large = sum(p.numel() for p in changed.parameters() if p.numel() >= LARGE)
+        small = sum(p.numel() for p in changed.parameters() if p.numel() < LARGE)
+        promised = large * self.bits(structure) / 8 + small * 4
+        assert 0.93 * promised <= sizes[1] <= promised + OVERHEAD
+        if self.smaller:
+            assert sizes[1] < 0.95 * sizes[0]
+        else:
+            assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
 
     def test_refusals_name_a_layer(self) -> None:
         for name in self.refuses:

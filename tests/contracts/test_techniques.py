@@ -18,6 +18,7 @@ class TestFineTune(TechniqueContract):
     name = "finetune"
     settings: ClassVar[Settings] = {"epochs": 1}
     off: ClassVar[Settings] = {"epochs": 0}
+    smaller = False
 
 
 def subclasses(contract: type[Contract]) -> Iterator[type[Contract]]:

@@ -130,13 +130,13 @@ class TestFile:
         report = export_onnx(model, task, 1, tmp_path / "model.onnx")
         proto = onnx.load(str(tmp_path / "model.onnx"))
         packed = [i for i in proto.graph.initializer if i.data_type == onnx.TensorProto.INT4]
-        assert sorted(i.name for i in packed) == ["conv1.weight/int4", "conv2.weight/int4"]
+        assert sorted(i.name for i in packed) == ["conv1.weight/packed.4bit", "conv2.weight/packed.4bit"]
         assert all(len(i.raw_data) == 24 * 24 * 9 // 2 for i in packed)
         assert report["opset"] == proto.opset_import[0].version == 21
         for name, quantizer, weight in weight_quantizers(model):
             if name == "conv1.weight":
                 expected = (weight / quantizer.scale.view(-1, 1, 1, 1)).round().clamp(-8, 7).detach().numpy()
-                found = next(i for i in packed if i.name == f"{name}/int4")
+                found = next(i for i in packed if i.name == f"{name}/packed.4bit")
                 assert np.array_equal(numpy_helper.to_array(found).astype(np.float32), expected)
 
     def test_every_layer_runs_in_integers(self, tmp_path: Path) -> None:

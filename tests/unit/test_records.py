@@ -38,6 +38,7 @@ def full(number: int) -> TrialRecord:
         "agreement_db": 31.5,
         "seconds": {"export": 1.5},
         "reused": ("prune",),
+        "weight_bits": {"conv": 4, "head": 8},
     }
     return TrialRecord(**values)
 

@@ -26,6 +26,7 @@ from autoshrink.dashboard.headline import headline
 from autoshrink.dashboard.markup import element
 from autoshrink.dashboard.palette import DARK, LIGHT, Palette, recoloured
 from autoshrink.dashboard.report import write_report
+from autoshrink.dashboard.report_tables import audit_table
 from autoshrink.errors import ConfigError
 from autoshrink.records import StudyFolder
 from autoshrink.types import Interval, Limits, Outcome, Recipe, Target, TrialRecord
@@ -384,3 +385,12 @@ def test_reading_records_needs_no_search_and_no_torch() -> None:
     script = f"import sys, autoshrink.dashboard.report; print([m for m in ({heavy}) if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_trained_bits_are_listed_by_layer() -> None:
+    plain = fake_trial(0)
+    qat = [{"technique": "qat", "allocation": "mixed", "average_bits": 5.0, "activation_bits": 8, "epochs": 1.0}]
+    trained = replace(fake_trial(1, qat, accuracy=0.89, ratio=0.3), weight_bits={"stem": 8, "conv": 3, "head": 8})
+    page = str(audit_table([plain, trained]))
+    assert "8 bits: 2 layers, 3 bits: 1 layer" in page
+    assert "stem 8, conv 3, head 8" in page
