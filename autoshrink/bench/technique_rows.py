@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autoshrink.types import Recipe, Scalar
@@ -84,8 +84,11 @@ _PRUNED_PER_LAYER = {"technique": "prune", "ratio": 0.5, "scope": "per_layer"}
 _LOW_RANK = {"technique": "factorize", "rule": "energy", "energy": 0.8}
 _HALF_WIDTH = {"technique": "student", "width": 0.5, "epochs": 4.0}
 
+_HALF_DEPTH = {"technique": "student", "depth": 0.5, "epochs": 3.0}
+_THINNER = ({"technique": "prune", "ratio": 0.25}, _finetune(1.0), _qat(2.0, weight_bits=4))
+
 BASELINE = _row("baseline")
-ROWS = (
+_ROWS = (
     _row("int8_static", _INT8),
     _row("int8_dynamic", _scheme("int8_dynamic"), models=ENCODER),
     # Only matrix products: of the CNN that is its head.
@@ -107,16 +110,19 @@ ROWS = (
     _row("sparse_2_4", {"technique": "sparsify", "pattern": "2:4", "epochs": 0.5}, _INT8),
     _row("low_rank", _LOW_RANK, _finetune(0.5)),
     _row("low_rank_int8", _LOW_RANK, _finetune(0.5), _INT8),
-    _row("student_half_width", _HALF_WIDTH, _INT8),
+    _row("student_half_width", _HALF_WIDTH, _INT8, models=CNN),
     _row("student_separable", {"technique": "student", "convolutions": "separable", "epochs": 3.0}, _INT8, models=CNN),
-    _row("student_half_depth", {"technique": "student", "depth": 0.5, "epochs": 2.0}, _INT8, models=ENCODER),
-    _row(
-        "best_combination",
-        _HALF_WIDTH,
-        {"technique": "prune", "ratio": 0.25},
-        _finetune(1.0),
-        _qat(2.0, weight_bits=4),
-    ),
+    _row("student_half_depth", _HALF_DEPTH, _INT8, models=ENCODER),
+    _row("best_combination", _HALF_WIDTH, *_THINNER, models=CNN),
+    _row("best_combination", _HALF_DEPTH, *_THINNER, models=ENCODER),
+)
+
+EPOCH_SHARES = {"cnn": 1.0, "encoder": 0.5}
+"""An epoch of the encoder costs a CPU more, so its rows make fewer."""
+ROWS = tuple(
+    replace(row, recipe=scaled(row.recipe, EPOCH_SHARES[model]), models=(model,))
+    for row in _ROWS
+    for model in row.models
 )
 """In the order of the tables. Rows that begin alike share what was trained: keep their settings equal."""
 

@@ -187,7 +187,7 @@ def _round_biases(graph: onnx.GraphProto) -> None:
                 product = product * constants[part.input[1]]
             bias = constants[node.input[2]]
             scale = np.broadcast_to(product, bias.shape).astype(np.float32)
-            integers = np.clip(np.rint(bias / scale), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+            integers = np.rint(bias.astype(np.float64) / scale).astype(np.int32)
             name = f"{node.input[2]}/{node.name}"
             graph.initializer.append(numpy_helper.from_array(integers, f"{name}/integers"))
             graph.initializer.append(numpy_helper.from_array(scale, f"{name}/scale"))

@@ -40,6 +40,8 @@ SAME_VALUES = {
 SUMS = {aten.add.Tensor, aten.add_.Tensor}
 POOLS = {aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default}
 QUANTIZERS = "quantizers"
+LARGEST_BIAS = 2**30
+"""In steps of its product; it is stored in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -333,7 +335,11 @@ def initialise(module: nn.Module, run: Callable[[nn.Module], object]) -> None:
 
 @torch.no_grad()
 def round_biases(module: nn.Module) -> None:
-    """Rounds each bias to the grid of its product, as the exported file stores it, so that both compute the same."""
+    """Rounds each bias to the grid of its product, as the exported file stores it, so that both compute the same.
+
+    Where that grid is so fine that the bias would not fit into 32 bits (an activation that is all but zero), the
+    weight's step grows until it does: what is lost is a billionth of the bias.
+    """
     assert isinstance(module, fx.GraphModule)  # noqa: S101 - made by add_quantizers
     for node in module.graph.nodes:
         if node.target not in CONVOLUTIONS | LINEAR or len(node.args) < 3 or not _is_parameter(node.args[2], module):
@@ -341,7 +347,10 @@ def round_biases(module: nn.Module) -> None:
         quantizers = [module.get_submodule(str(n.target)) for n in node.args[:2] if n.op == "call_module"]
         if len(quantizers) == 2:
             bias = module.get_parameter(str(node.args[2].target))
-            step = quantizers[0].scale * quantizers[1].scale
+            least = bias.abs() / (quantizers[0].scale * LARGEST_BIAS)
+            weight = quantizers[1].scale
+            weight.copy_(torch.maximum(weight, least if weight.ndim else least.max()))
+            step = quantizers[0].scale * weight
             bias.copy_((bias / step).round() * step)
 
 

@@ -162,6 +162,13 @@ class TestFile:
         (values,) = quiet_session(proto.SerializeToString()).run(None, {"image": task.val.inputs["image"][:1] * 100})
         assert values.dtype == np.uint8 and values.max() == 15
 
+    def test_a_bias_fits_beside_an_activation_that_is_always_zero(self, tmp_path: Path) -> None:
+        task = tiny_task("conv_only")
+        model = task.model()
+        model.get_parameter("conv1.bias").data.fill_(-100.0)
+        changed, _ = trained(task, {"epochs": 0.25, "step": "observed"}, model)
+        assert min(export_onnx(changed, task, 1, tmp_path / "m.onnx")["agreement_db"].values()) > 35
+
     def test_signed_grids_run_too(self, tmp_path: Path) -> None:
         task = tiny_task("transformer")
         target = Target("t", "onnxruntime", {"fp32": Precision(), "int8_static": Precision(activations="int8")})
