@@ -200,9 +200,9 @@ def test_every_row_can_be_resolved_on_its_targets() -> None:
             assert not technique.is_off(dict(stage.settings)), each.name
             technique.resolve(dict(stage.settings), target())
         assert describe(each.recipe)
-    names = [each.name for each in (BASELINE, *ROWS)]
-    assert len(set(names)) == len(names)
-    assert {name for goal in GOALS for name in goal.rows} <= set(names)
+    places = [(model, each.name) for each in (BASELINE, *ROWS) for model in each.models]
+    assert len(set(places)) == len(places)
+    assert {(goal.model, name) for goal in GOALS for name in goal.rows} <= set(places)
 
 
 def test_scaling_changes_the_epochs_alone() -> None:
