@@ -344,13 +344,14 @@ def round_biases(module: nn.Module) -> None:
     for node in module.graph.nodes:
         if node.target not in CONVOLUTIONS | LINEAR or len(node.args) < 3 or not _is_parameter(node.args[2], module):
             continue
-        quantizers = [module.get_submodule(str(n.target)) for n in node.args[:2] if n.op == "call_module"]
-        if len(quantizers) == 2:
+        inputs, weights = (
+            module.get_submodule(str(value.target)) if value.op == "call_module" else None for value in node.args[:2]
+        )
+        if isinstance(inputs, ActivationQuantizer) and isinstance(weights, WeightQuantizer):
             bias = module.get_parameter(str(node.args[2].target))
-            least = bias.abs() / (quantizers[0].scale * LARGEST_BIAS)
-            weight = quantizers[1].scale
-            weight.copy_(torch.maximum(weight, least if weight.ndim else least.max()))
-            step = quantizers[0].scale * weight
+            least = bias.abs() / (inputs.scale * LARGEST_BIAS)
+            weights.scale.copy_(torch.maximum(weights.scale, least if weights.scale.ndim else least.max()))
+            step = inputs.scale * weights.scale
             bias.copy_((bias / step).round() * step)
 
 
