@@ -468,3 +468,12 @@ class TestStage:
         task = tiny_task("cnn")
         with pytest.raises(ValueError, match=message):
             factorize(task.model(), task, **settings)
+
+
+def test_a_layer_that_hardly_counts_stays() -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 256), nn.Linear(256, 256), nn.Linear(256, 256), nn.Linear(256, 1))
+
+    task = model_task(build, np.ones((1, 64), np.float32))
+    _, structure = factorize(task.model(), task, share=0.3)
+    assert "2" in structure and "3" not in structure
