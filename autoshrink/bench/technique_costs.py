@@ -157,6 +157,8 @@ def markdown(document: Mapping[str, Any]) -> str:
             line("---" for _ in head),
             *(line(_cells(cost)) for cost in document["costs"]),
             "",
+            WHY,
+            "",
             machine_line(document["machine"]),
             "",
         ]
@@ -260,6 +262,13 @@ def _hit(which: str) -> Callable[[int], Figure]:
 
     return measure
 
+
+WHY = (
+    "A step of QAT is compared with one of fine-tuning in the same arithmetic, bf16 where the processor has it; beside "
+    "that the passes over each activation that round it, and that train its step, are long (`step: observed` saves "
+    "those of the backward pass). What training keeps for its backward pass is many times the weights of a CNN, so its "
+    "peak is compared both without it, as the limit is meant, and with it."
+)
 
 MEMORY_MODELS: Mapping[str, Callable[[int], Task]] = {
     "cnn": lambda _seed: fashion_mini(),

@@ -167,7 +167,7 @@ def test_listing_commands(searched: Workplace) -> None:
     }
     assert [target["name"] for target in searched.ok("targets")["targets"]] == ["onnxruntime-cpu", "openvino-cpu"]
     spaces = {space["name"]: space["recipes"] for space in searched.ok("spaces")["spaces"]}
-    assert set(spaces) == {"ptq", "standard"} and all(spaces.values())
+    assert set(spaces) == {"ptq", "standard", "full", "tiny"} and all(spaces.values())
     cache = searched.ok("cache")
     assert cache["bytes"] > 0 and "export" in cache["kinds"]
 
