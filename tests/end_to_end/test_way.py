@@ -167,7 +167,9 @@ def test_listing_commands(searched: Workplace) -> None:
     }
     assert [target["name"] for target in searched.ok("targets")["targets"]] == ["onnxruntime-cpu", "openvino-cpu"]
     spaces = {space["name"]: space["recipes"] for space in searched.ok("spaces")["spaces"]}
-    assert set(spaces) == {"ptq", "standard", "full", "tiny"} and all(spaces.values())
+    # No figure for a space of too many recipes to list: the table says "over 20,000".
+    assert spaces.pop("full") is None
+    assert set(spaces) == {"ptq", "standard", "tiny"} and all(spaces.values())
     cache = searched.ok("cache")
     assert cache["bytes"] > 0 and "export" in cache["kinds"]
 
