@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from autoshrink.api import open_study as open_study
     from autoshrink.api import resume as resume
     from autoshrink.api import search as search
+    from autoshrink.target import Limits as Limits
     from autoshrink.task import Split as Split
     from autoshrink.task import Task as Task
     from autoshrink.task import TrainingSet as TrainingSet
-    from autoshrink.types import Limits as Limits
 
 # Loaded when first used: `import autoshrink` itself costs milliseconds.
 _PUBLIC = {

@@ -15,9 +15,10 @@ from autoshrink.config import is_name, load_space, load_target
 from autoshrink.errors import ConfigError
 from autoshrink.measure.environment import describe_machine
 from autoshrink.records import StudyFolder, StudyMeta
+from autoshrink.target import Limits, Target
 from autoshrink.task import Task
 from autoshrink.techniques.keys import read_key
-from autoshrink.types import Limits, Target, TrialRecord
+from autoshrink.types import TrialRecord
 
 if TYPE_CHECKING:
     import pandas

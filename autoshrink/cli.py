@@ -17,7 +17,7 @@ from rich.text import Text
 
 from autoshrink import units
 from autoshrink.errors import AutoshrinkError, ConfigError, NothingFits
-from autoshrink.types import Limits
+from autoshrink.target import Limits
 
 if TYPE_CHECKING:
     from autoshrink.api import Study

@@ -13,11 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from autoshrink.backends import BACKENDS
 from autoshrink.errors import ConfigError
+from autoshrink.target import Target
 from autoshrink.techniques import TECHNIQUES, get_technique
 from autoshrink.techniques.base import Parameter
 from autoshrink.techniques.keys import read_key
 from autoshrink.techniques.order import ORDERS
-from autoshrink.types import Choice, Dimension, Range, Space, Target
+from autoshrink.types import Choice, Dimension, Range, Space
 
 SPACE_KEYS = ("name", "summary", "orders", "techniques")
 _PACKAGE = Path(__file__).parent

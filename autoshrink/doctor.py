@@ -5,7 +5,7 @@ from __future__ import annotations
 from autoshrink.backends import get_backend
 from autoshrink.errors import AutoshrinkError
 from autoshrink.search.run import probe
-from autoshrink.types import Target
+from autoshrink.target import Target
 
 
 def examine(target: Target) -> dict[str, str]:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +10,8 @@ import torch
 from torch import nn
 
 from autoshrink.agreement import bounded_db, sqnr_db
-from autoshrink.errors import ConfigError, StageError
-from autoshrink.export_errors import STAGE, model_fails, not_traceable, not_translatable, wrapped_name
+from autoshrink.errors import StageError
+from autoshrink.export_errors import STAGE, not_translatable, wrapped_name
 from autoshrink.fake_quantize import translation_table, weight_quantizers
 from autoshrink.onnx_graph import (
     PROTOBUF_LIMIT,
@@ -27,9 +22,8 @@ from autoshrink.onnx_graph import (
     too_large,
     write_onnx,
 )
-from autoshrink.task import call
 from autoshrink.techniques.onnx_qdq import store_integers
-from autoshrink.tensors import as_tensors
+from autoshrink.tracing import evaluating, quiet_exporter, run_torch, trace, try_torch
 
 if TYPE_CHECKING:
     from autoshrink.task import Array, Arrays, Task
@@ -44,13 +38,6 @@ QUANTIZED_AGREEMENT_DB = 35.0
 """The same for a model with quantizers: a value that rounds to the other side of a step is a whole step away."""
 
 PARITY_SAMPLES = 32
-
-EXPORTER_LOGGERS = (
-    "torch.onnx._internal.exporter._registration",
-    "torch.fx.experimental.symbolic_shapes",
-    "torch._subclasses.fake_tensor",
-    "torch.export",
-)
 
 
 def export_onnx(model: nn.Module, task: Task, batch: int, out: Path) -> dict[str, Any]:
@@ -80,8 +67,8 @@ def export_onnx(model: nn.Module, task: Task, batch: int, out: Path) -> dict[str
         raise StageError(STAGE, too_large(weights))
     example = next(fixed_batches(task.example_inputs, batch))
     bits = {name: quantizer.bits for name, quantizer, _ in weight_quantizers(model)}
-    with _evaluating(model), torch.no_grad():
-        _try_torch(model, task, example)
+    with evaluating(model), torch.no_grad():
+        try_torch(model, task, example)
         proto = _to_onnx(model, task, example)
         if bits:
             proto = store_integers(proto, bits)
@@ -104,49 +91,10 @@ def export_onnx(model: nn.Module, task: Task, batch: int, out: Path) -> dict[str
     return report
 
 
-def _try_torch(model: nn.Module, task: Task, example: Arrays) -> None:
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        _run_torch(model, example, tuple(task.outputs))
-    except ConfigError:
-        raise
-    except Exception as error:
-        shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in example.items())
-        raise model_fails(model, error, shapes) from error
-    changed = [(name, buffer) for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])]
-    for name, buffer in changed:
-        buffer.copy_(before[name])
-    if changed:
-        raise StageError(
-            STAGE,
-            f"the model changes its buffers {', '.join(repr(name) for name, _ in changed)} at a call in evaluation "
-            "mode; a compiled model keeps nothing between calls.\n"
-            "Update them in training mode only, or make them inputs and outputs.",
-        )
-
-
-class _Named(nn.Module):
-    """A model that returns its outputs as a tuple in the task's order."""
-
-    def __init__(self, model: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
-        super().__init__()
-        self.model = model
-        self.inputs = inputs
-        self.outputs = outputs
-
-    def forward(self, *arrays: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(call(self.model, dict(zip(self.inputs, arrays, strict=True)), self.outputs).values())
-
-
 def _to_onnx(model: nn.Module, task: Task, example: Arrays) -> Any:
     inputs, outputs = tuple(task.example_inputs), tuple(task.outputs)
-    wrapper = _Named(model, inputs, outputs).eval()
-    tensors = tuple(_tensors(model, example).values())
-    with _quiet():
-        try:
-            traced = torch.export.export(wrapper, tensors, strict=False)
-        except Exception as error:
-            raise not_traceable(model, error) from error
+    traced = trace(model, task, example)
+    with quiet_exporter():
         try:
             program: Any = torch.onnx.export(
                 traced,
@@ -210,7 +158,7 @@ def _parity(model: nn.Module, task: Task, batch: int, out: Path) -> tuple[dict[s
     actual: dict[str, list[Array]] = {name: [] for name in task.outputs}
     for rows in fixed_batches(samples, batch):
         results = run(session, rows)
-        for name, reference in _run_torch(model, rows, tuple(task.outputs)).items():
+        for name, reference in run_torch(model, rows, tuple(task.outputs)).items():
             expected[name].append(reference)
             actual[name].append(results[name])
     decibel, largest = {}, {}
@@ -220,40 +168,3 @@ def _parity(model: nn.Module, task: Task, batch: int, out: Path) -> tuple[dict[s
         difference = np.abs(reference.astype(np.float64) - other.astype(np.float64))
         largest[name] = float(difference.max()) if difference.size else 0.0
     return decibel, largest
-
-
-def _run_torch(model: nn.Module, inputs: Arrays, outputs: tuple[str, ...]) -> dict[str, Array]:
-    return {name: value.cpu().numpy() for name, value in call(model, _tensors(model, inputs), outputs).items()}
-
-
-def _tensors(model: nn.Module, inputs: Arrays) -> dict[str, torch.Tensor]:
-    first = next(model.parameters(), None)
-    return as_tensors(inputs, "cpu" if first is None else first.device)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the exporter: its loggers, its warnings, the graphs it prints when it fails; errors are still raised."""
-    loggers = [logging.getLogger(name) for name in EXPORTER_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.|contextlib")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

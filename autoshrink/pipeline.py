@@ -28,11 +28,12 @@ from autoshrink.errors import StageError
 from autoshrink.fingerprints import model_fingerprint
 from autoshrink.module_files import Step, load_module, save_module
 from autoshrink.onnx_graph import write_onnx
+from autoshrink.target import Target
 from autoshrink.task import Arrays, Task, call
 from autoshrink.techniques import get_technique
 from autoshrink.techniques.base import Context, GraphTechnique, ModuleTechnique, Technique
 from autoshrink.tensors import as_tensors
-from autoshrink.types import Recipe, Settings, Target, content_key
+from autoshrink.types import Recipe, Settings, content_key
 
 LOOKUP = "cache"
 """The entry of `Built.seconds` for finding, checking and loading what was there."""

@@ -23,7 +23,8 @@ import filelock
 from pydantic import TypeAdapter, ValidationError
 
 from autoshrink.errors import AutoshrinkError, ConfigError
-from autoshrink.types import Recipe, Space, Target, TrialRecord
+from autoshrink.target import Target
+from autoshrink.types import Recipe, Space, TrialRecord
 
 SCHEMA = 1
 STUDY_FILE = "study.json"

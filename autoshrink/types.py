@@ -7,17 +7,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
 Scalar = bool | int | float | str
 Settings = Mapping[str, Scalar]
 
 FLOAT_PRECISIONS = ("fp32", "fp16", "bf16")
 PRECISIONS = (*FLOAT_PRECISIONS, "int8_dynamic", "int8_static", "int8_weights", "int4_weights")
-# Read by pydantic where a profile is loaded: a key that is not a field is a problem, and so is a text for a number.
-_NO_OTHER_KEYS = {"extra": "forbid", "strict": True}
-
-PrecisionName = Literal["fp32", "fp16", "bf16", "int8_dynamic", "int8_static", "int8_weights", "int4_weights"]
 
 
 def content_key(value: Any) -> str:
@@ -80,151 +76,6 @@ class Recipe:
             return "int8_static"
         quantize = self.settings("quantize")
         return str(quantize["scheme"]) if quantize else "fp32"
-
-
-@dataclass(frozen=True)
-class Precision:
-    """How a target runs one precision.
-
-    Attributes:
-        kernels: `native` when the arithmetic itself is done in this precision, `storage` when only the file is smaller
-            and the arithmetic stays float32.
-        operators: ONNX operator types that are quantized (integers only).
-        activations: integer grid of the activations (static int8 only).
-        per_channel: one scale per output channel of a weight rather than one per tensor (int8 only).
-        requires: a capability the runtime must report on this machine, such as `BF16`; None when it needs none.
-        note: what a user should know about it.
-    """
-
-    __pydantic_config__ = _NO_OTHER_KEYS
-
-    kernels: Literal["native", "storage"] = "native"
-    operators: tuple[str, ...] = ()
-    activations: Literal["uint8", "int8"] = "uint8"
-    per_channel: bool = True
-    requires: str | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a trial must keep to be feasible; None is no limit.
-
-    Attributes:
-        latency_ms: of one call with the target's batch, milliseconds.
-        size_bytes: of the files that ship.
-        drop: loss of the metric against the baseline on the same target, in the metric's own unit (0.01 is one point
-            of accuracy).
-    """
-
-    __pydantic_config__ = _NO_OTHER_KEYS
-
-    latency_ms: float | None = None
-    size_bytes: int | None = None
-    drop: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("latency_ms", "size_bytes"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}, which no artifact can keep; it must be over 0")
-        if self.drop is not None and self.drop < 0:
-            raise ValueError(f"drop is {self.drop}; it must be 0 or more (0.01 is one point of accuracy)")
-
-
-@dataclass(frozen=True)
-class Measuring:
-    """The measuring protocol of a target.
-
-    Attributes:
-        interval: stop when the 95 % interval of the latency ratio is narrower than +- this share.
-        rounds_min: interleaved rounds before that may happen.
-        rounds_max: rounds after which it is over; flagged unstable when the interval is still wider.
-        turn_ms: least time for which an artifact runs in its turn of a round, milliseconds.
-        warm_up_calls: calls before the running median is looked at.
-        time_limit_s: seconds after which no further round begins.
-    """
-
-    __pydantic_config__ = _NO_OTHER_KEYS
-
-    interval: float = 0.02
-    rounds_min: int = 8
-    rounds_max: int = 40
-    turn_ms: float = 12.0
-    warm_up_calls: int = 30
-    time_limit_s: float = 20.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.interval < 1:
-            raise ValueError(f"interval is {self.interval}; it must be between 0 and 1 (0.02 is +- 2 %)")
-        if not 3 <= self.rounds_min <= self.rounds_max:
-            raise ValueError(
-                f"rounds_min is {self.rounds_min} and rounds_max {self.rounds_max}; "
-                "it must be 3 <= rounds_min <= rounds_max"
-            )
-        for name in ("turn_ms", "warm_up_calls", "time_limit_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be over 0")
-
-
-@dataclass(frozen=True)
-class ChildLimits:
-    """What the child process of a trial may take: wall seconds in all, and address space in MiB."""
-
-    __pydantic_config__ = _NO_OTHER_KEYS
-
-    time_limit_s: float = 300.0
-    memory_limit_mb: int = 8192
-
-    def __post_init__(self) -> None:
-        if self.time_limit_s < 1:
-            raise ValueError(f"time_limit_s is {self.time_limit_s}; starting a child alone takes a second: 1 or more")
-        if self.memory_limit_mb < 512:
-            raise ValueError(f"memory_limit_mb is {self.memory_limit_mb}; a runtime alone needs 512 or more")
-
-
-@dataclass(frozen=True)
-class Target:
-    """A hardware profile.
-
-    Attributes:
-        name: as the command line names it.
-        backend: key of the table in `autoshrink/backends`.
-        summary: one line for `autoshrink targets`.
-        device: what is locked while it measures; two targets on one device never measure at once.
-        threads: threads of the runtime for one call.
-        batch: rows of one call.
-        precisions: precision name -> how it runs here; only these are searched.
-        unsupported: precision name -> why it is not searched here.
-        avoid: technique, or `technique.parameter=value` -> why it gains nothing here; searched only when forced.
-        channel_multiple: channel counts are rounded to multiples of this when channels are pruned.
-    """
-
-    __pydantic_config__ = _NO_OTHER_KEYS
-
-    name: str
-    backend: str
-    precisions: Mapping[PrecisionName, Precision]
-    summary: str = ""
-    device: str = "cpu"
-    threads: int = 1
-    batch: int = 1
-    unsupported: Mapping[PrecisionName, str] = field(default_factory=dict)
-    avoid: Mapping[str, str] = field(default_factory=dict)
-    channel_multiple: int = 8
-    limits: Limits = field(default_factory=Limits)
-    measuring: Measuring = field(default_factory=Measuring)
-    child: ChildLimits = field(default_factory=ChildLimits)
-
-    def __post_init__(self) -> None:
-        for name in ("threads", "batch", "channel_multiple"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if "fp32" not in self.precisions:
-            raise ValueError("precisions has no fp32; the baseline is measured in it, so it must be there")
-        both = sorted(set(self.precisions) & set(self.unsupported))
-        if both:
-            raise ValueError(f"{', '.join(both)} stands under precisions and under unsupported; it must be one of them")
 
 
 @dataclass(frozen=True)
@@ -330,16 +181,31 @@ class Audit:
         layers: kernels that carry weights (convolutions, matrix products).
         conversions: quantize, dequantize, cast and reorder kernels left between layers.
         kernels: all kernels of one call.
+        notes: what else a user should know, such as where the target does other than the recipe says.
     """
 
     layers: tuple[Layer, ...]
     conversions: int
     kernels: int
+    notes: tuple[str, ...] = ()
 
     @property
     def int8_layers(self) -> int:
         """How many layers run in 8 bit."""
         return sum(layer.is_int8 for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of an artifact beside accuracy, latency and size, with its unit and who found it.
+
+    An estimate of a device that is not here has `estimate` set, and is shown as one.
+    """
+
+    value: float
+    unit: str
+    source: str
+    estimate: bool = False
 
 
 @dataclass(frozen=True)
@@ -381,6 +247,8 @@ class Outcome(StrEnum):
     """How a trial ended."""
 
     COMPLETE = "complete"
+    COMPILED = "compiled"
+    """There is no device here to run it on: size and audit are known, accuracy and latency are not."""
     INFEASIBLE = "infeasible"
     REJECTED = "rejected"
     STOPPED = "stopped"
@@ -398,6 +266,7 @@ class TrialRecord:
         seconds: stage -> wall seconds spent in this trial (a cached stage costs only its lookup).
         reused: stages that came from the cache.
         weight_bits: layer -> bits of its integers, as quantization-aware training was asked or chose.
+        figures: name -> what the backend found in compiling beside size and audit.
         log: file of the child's output, relative to the study's folder.
         samples: npy file of the raw latency samples, relative to the study's folder.
     """
@@ -420,6 +289,7 @@ class TrialRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     reused: tuple[str, ...] = ()
     weight_bits: Mapping[str, int] = field(default_factory=dict)
+    figures: Mapping[str, Figure] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     log: str | None = None
     samples: str | None = None
@@ -428,4 +298,9 @@ class TrialRecord:
     @property
     def is_measured(self) -> bool:
         """Whether accuracy, latency and size are all known."""
-        return self.val is not None and self.latency is not None and self.artifact is not None
+        return self.is_scored and self.latency is not None
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether accuracy and size are known; on a target that only imitates its device there is no latency."""
+        return self.val is not None and self.artifact is not None

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from autoshrink.backends.base import Array, Arrays, Availability, Backend, Session
+from autoshrink.backends.base import NO_OPTIONS, Array, Arrays, Availability, Backend, Compiled, Session, Source
 from autoshrink.errors import StageError
-from autoshrink.types import Audit, Layer
+from autoshrink.types import Audit, Layer, Settings
 
 PID = "pid"
 
@@ -53,39 +53,43 @@ class FakeBackend(Backend):
     def capabilities(self) -> frozenset[str]:
         return frozenset({"FAKE"})
 
-    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+    def compile(self, source: Source, folder: Path) -> Compiled:
         folder.mkdir()
-        (folder / "artifact").write_bytes(model.read_bytes())
-        return ("artifact",)
+        (folder / "artifact").write_bytes(source.model.read_bytes())
+        return Compiled(("artifact",))
 
-    def load(self, folder: Path, files: tuple[str, ...], precision: str, threads: int) -> Session:
+    def load(
+        self, folder: Path, files: tuple[str, ...], precision: str, threads: int, options: Settings = NO_OPTIONS
+    ) -> Session:
         return FakeSession(tuple((folder / files[0]).read_text().split()))
 
 
 class FakeSegfault(FakeBackend):
-    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+    def compile(self, source: Source, folder: Path) -> Compiled:
         sys.stderr.write("reading the graph\n")
         sys.stderr.flush()
         ctypes.string_at(0)
-        return ()
+        return Compiled(())
 
 
 class FakeHang(FakeBackend):
     """Also starts a process of its own, as some compilers do, and writes both numbers into the artifact's folder."""
 
-    def load(self, folder: Path, files: tuple[str, ...], precision: str, threads: int) -> Session:
+    def load(
+        self, folder: Path, files: tuple[str, ...], precision: str, threads: int, options: Settings = NO_OPTIONS
+    ) -> Session:
         helper = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "600")
         partial = folder / f"{PID}.partial"
         partial.write_text(f"{os.getpid()} {helper}")
         partial.rename(folder / PID)
         time.sleep(600)
-        return super().load(folder, files, precision, threads)
+        return super().load(folder, files, precision, threads, options)
 
 
 class FakeHungry(FakeBackend):
     """Takes all memory, to the last byte."""
 
-    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+    def compile(self, source: Source, folder: Path) -> Compiled:
         hoard = []
         size = 2**26
         while True:
@@ -100,32 +104,34 @@ class FakeHungry(FakeBackend):
 class FakeBadAlloc(FakeBackend):
     """What the C++ library does when no handler is there."""
 
-    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+    def compile(self, source: Source, folder: Path) -> Compiled:
         sys.stderr.write("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n")
         sys.stderr.flush()
         os.abort()
 
 
 class FakeKilled(FakeBackend):
-    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+    def compile(self, source: Source, folder: Path) -> Compiled:
         os.kill(os.getpid(), signal.SIGKILL)
-        return ()
+        return Compiled(())
 
 
 class FakeExit(FakeBackend):
-    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+    def compile(self, source: Source, folder: Path) -> Compiled:
         sys.stdout.write("out of ideas\n")
         sys.stdout.flush()
         os._exit(3)
 
 
 class FakeRefusing(FakeBackend):
-    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+    def compile(self, source: Source, folder: Path) -> Compiled:
         raise StageError("compile", "operator Nonsense is not known")
 
 
 class FakeBroken(FakeBackend):
-    def load(self, folder: Path, files: tuple[str, ...], precision: str, threads: int) -> Session:
+    def load(
+        self, folder: Path, files: tuple[str, ...], precision: str, threads: int, options: Settings = NO_OPTIONS
+    ) -> Session:
         raise RuntimeError("a shape is wrong\nin line 3")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from autoshrink.records import StudyFolder, StudyMeta
 from autoshrink.search.front import front
+from autoshrink.target import Limits, Precision, Target
 from autoshrink.types import (
     Artifact,
     ArtifactFile,
@@ -19,13 +20,10 @@ from autoshrink.types import (
     Interval,
     Latency,
     Layer,
-    Limits,
     Outcome,
-    Precision,
     Recipe,
     Score,
     Space,
-    Target,
     TrialRecord,
 )
 

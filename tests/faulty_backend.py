@@ -7,14 +7,15 @@ import os
 import time
 from pathlib import Path
 
+from autoshrink.backends.base import Compiled, Source
 from autoshrink.backends.onnxruntime import OnnxRuntime
 
 
 class FakeFaultyBackend(OnnxRuntime):
     """Segfaults, hangs or eats memory while it compiles an int8 file."""
 
-    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
-        if precision == "int8_static":
+    def compile(self, source: Source, folder: Path) -> Compiled:
+        if source.precision == "int8_static":
             fault = os.environ["AUTOSHRINK_TEST_FAULT"]
             if fault == "segfault":
                 ctypes.string_at(0)
@@ -24,4 +25,4 @@ class FakeFaultyBackend(OnnxRuntime):
                 hoard = []
                 while True:
                     hoard.append(bytearray(64 * 2**20))
-        return super().compile(model, folder, precision)
+        return super().compile(source, folder)

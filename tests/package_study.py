@@ -17,6 +17,7 @@ from autoshrink.backends.base import processor_name
 from autoshrink.cache import file_sha256
 from autoshrink.package import Check, Verification
 from autoshrink.records import StudyFolder, StudyMeta
+from autoshrink.target import Measuring, Precision, Target
 from autoshrink.task import Split, Task
 from autoshrink.tasks.classification import right_answers
 from autoshrink.types import (
@@ -26,14 +27,11 @@ from autoshrink.types import (
     Interval,
     Latency,
     Layer,
-    Measuring,
     Outcome,
-    Precision,
     Recipe,
     Score,
     Space,
     StageSpec,
-    Target,
     TrialRecord,
 )
 

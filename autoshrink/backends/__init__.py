@@ -9,6 +9,13 @@ from autoshrink.backends.base import Backend
 BACKENDS = {
     "onnxruntime": ("autoshrink.backends.onnxruntime", "OnnxRuntime"),
     "openvino": ("autoshrink.backends.openvino", "OpenVino"),
+    "litert": ("autoshrink.backends.litert", "LiteRt"),
+    "executorch": ("autoshrink.backends.executorch", "ExecuTorch"),
+    "coreml": ("autoshrink.backends.coreml", "CoreMl"),
+    "tensorrt": ("autoshrink.backends.tensorrt", "TensorRt"),
+    "tensorrt_rtx": ("autoshrink.backends.tensorrt_rtx", "TensorRtRtx"),
+    "browser": ("autoshrink.backends.browser", "Browser"),
+    "microcontroller": ("autoshrink.backends.microcontroller", "Microcontroller"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The contract of a backend: what turns an ONNX model into an artifact for one runtime, loads it and runs it.
+"""The contract of a backend: what turns an exported model into an artifact for one runtime, loads it and runs it.
 
 Nothing here or in a backend's module level imports a vendor's package: that happens inside the methods, in the child.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -16,19 +16,79 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from autoshrink.types import Audit
+from autoshrink.target import Target
+from autoshrink.types import Audit, Choice, Figure, Recipe, Scalar, Settings
 
 Array = npt.NDArray[np.generic]
 Arrays = Mapping[str, Array]
 
 
+State = Literal["ready", "untimed", "compile-only", "unavailable"]
+
+NO_OPTIONS: Settings = {}
+
+
 @dataclass(frozen=True)
 class Availability:
-    """Whether a backend can work here, why not, and what to do about it."""
+    """What a backend can do here, why not more, and what to do about it.
 
-    state: Literal["ready", "compile-only", "unavailable"]
+    `ready`: everything. `untimed`: artifacts run, so that accuracy is known, but on an imitation of the device whose
+    speed says nothing. `compile-only`: they are compiled, for a device that is not here. `unavailable`: nothing.
+    """
+
+    state: State
     why: str = ""
     fix: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a backend compiles.
+
+    Attributes:
+        model: `model.onnx`, which holds the recipe's Q/DQ or weights already; or `model.pt2` (see
+            `autoshrink.program`) for a backend of that form, which quantizes by itself as `settings` say.
+        precision: what the arithmetic is to be; `Recipe.precision`.
+        recipe: the whole of it.
+        settings: of the recipe's quantize stage, resolved for the target; empty without one, and for ONNX files.
+        calibration: folder with one `<input>.npy` [N, ...] an input, for settings that need it.
+        batch: rows of one call.
+        threads: of the runtime for one call.
+        options: of the target; see `Backend.options`.
+    """
+
+    model: Path
+    precision: str = "fp32"
+    recipe: Recipe = Recipe()
+    settings: Settings = field(default_factory=dict)
+    calibration: Path | None = None
+    batch: int = 1
+    threads: int = 1
+    options: Settings = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What compiling gave.
+
+    Attributes:
+        files: names of what ships, the one to open first.
+        audit: of the layers, where compiling finds it out and running does not; goes before `Session.audit`.
+        figures: name -> what is worth keeping beside size and audit.
+    """
+
+    files: tuple[str, ...]
+    audit: Audit | None = None
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Option:
+    """A key of a target's `options`: the values it may have (None: any text), its default, and what it does."""
+
+    allowed: Choice | None
+    default: Scalar
+    about: str
 
 
 class Session(ABC):
@@ -59,6 +119,12 @@ class Backend(ABC):
     """Distributions that must be installed, as pip names them."""
     extra: ClassVar[str]
     """The extra of autoshrink that installs them; empty when autoshrink itself does."""
+    form: ClassVar[Literal["onnx", "program"]] = "onnx"
+    """What it compiles: an ONNX file, or a traced torch program."""
+    apart: ClassVar[bool] = False
+    """Whether it compiles with packages that must not be in the process that is timed: then in a child of its own."""
+    options: ClassVar[Mapping[str, Option]] = {}
+    """The keys that `Target.options` may have."""
 
     def available(self) -> Availability:
         """Never raises, never imports the vendor's package, never hangs."""
@@ -76,16 +142,31 @@ class Backend(ABC):
     def capabilities(self) -> frozenset[str]:
         """What `Precision.requires` may ask for and this machine has, such as `BF16`. Called in the child."""
 
-    @abstractmethod
-    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
-        """Writes the artifact of an ONNX file into `folder`; gives the names of its files, the one to open first.
+    def refuses(self, recipe: Recipe, target: Target) -> str:
+        """Why `recipe` cannot be had on `target`, said before any work; an empty string when it can be tried.
 
-        The ONNX file already holds the recipe's Q/DQ or weights; `precision` says what the arithmetic is to be.
+        What the profile says of precisions and techniques is checked elsewhere. Light: called in the parent.
+        """
+        del recipe, target
+        return ""
+
+    @abstractmethod
+    def compile(self, source: Source, folder: Path) -> Compiled:
+        """Writes the artifact of `source` into `folder`, which is made. Called in a child.
+
+        Raises:
+            StageError: of stage `compile`: the runtime cannot take it; with its own reason in one line.
         """
 
     @abstractmethod
-    def load(self, folder: Path, files: tuple[str, ...], precision: str, threads: int) -> Session:
-        """The artifact, ready to run."""
+    def load(
+        self, folder: Path, files: tuple[str, ...], precision: str, threads: int, options: Settings = NO_OPTIONS
+    ) -> Session:
+        """The artifact, ready to run. Not called while the backend is only there to compile.
+
+        Raises:
+            StageError: of stage `load`, naming the file: damaged, or not for this runtime.
+        """
 
     def runtime(self) -> str:
         """The version of what runs the artifact, such as `onnxruntime 1.31.1`."""

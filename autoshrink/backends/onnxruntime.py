@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from autoshrink.backends.base import Array, Arrays, Availability, Backend, Session
+from autoshrink.backends.base import NO_OPTIONS, Array, Arrays, Availability, Backend, Compiled, Session, Source
 from autoshrink.backends.ports import Port, in_order
 from autoshrink.errors import StageError
-from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Layer
+from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Layer, Settings
 
 ARTIFACT = "model.onnx"
 
@@ -76,18 +76,25 @@ class OnnxRuntime(Backend):
         """Nothing: the runtime does not tell what the processor has, and picks its kernels by itself."""
         return frozenset()
 
-    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+    def compile(self, source: Source, folder: Path) -> Compiled:
         """Copies the file to `model.onnx` and loads it once.
 
         Raises:
             StageError: the runtime cannot load it; with the runtime's own reason.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model, folder / ARTIFACT)
-        _open(folder / ARTIFACT, precision, threads=1, stage="compile")
-        return (ARTIFACT,)
+        shutil.copyfile(source.model, folder / ARTIFACT)
+        _open(folder / ARTIFACT, source.precision, threads=1, stage="compile")
+        return Compiled((ARTIFACT,))
 
-    def load(self, folder: Path, files: tuple[str, ...], precision: str, threads: int) -> OnnxRuntimeSession:
+    def load(
+        self,
+        folder: Path,
+        files: tuple[str, ...],
+        precision: str,
+        threads: int,
+        options: Settings = NO_OPTIONS,  # noqa: ARG002 - it has none
+    ) -> OnnxRuntimeSession:
         """The artifact in a session with `threads` threads.
 
         Raises:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoshrink.backends.base import Array, Arrays, Availability, Backend, Session
+from autoshrink.backends.base import NO_OPTIONS, Array, Arrays, Availability, Backend, Compiled, Session, Source
 from autoshrink.backends.ports import Port, in_order
 from autoshrink.errors import StageError
 from autoshrink.onnx_packing import is_packed
-from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Layer
+from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Layer, Settings
 
 ARTIFACT = ("model.xml", "model.bin")
 PACKED_ARTIFACT = "model.onnx"
@@ -44,7 +44,7 @@ class OpenVino(Backend):
         """What the CPU plugin reports of this processor, such as `FP32`, `BF16`, `INT8`."""
         return frozenset(_openvino().Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
 
-    def compile(self, model: Path, folder: Path, precision: str) -> tuple[str, ...]:
+    def compile(self, source: Source, folder: Path) -> Compiled:
         """Converts the file; weights are stored in 16 bits for fp16 and bf16, and as they are otherwise.
 
         A file with packed weights is copied, and converted each time it is loaded.
@@ -55,16 +55,24 @@ class OpenVino(Backend):
         runtime = _openvino()
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            converted = _converted(model)
-            if is_packed(model):
-                shutil.copyfile(model, folder / PACKED_ARTIFACT)
-                return (PACKED_ARTIFACT,)
-            runtime.save_model(converted, str(folder / ARTIFACT[0]), compress_to_fp16=precision in ("fp16", "bf16"))
+            converted = _converted(source.model)
+            if is_packed(source.model):
+                shutil.copyfile(source.model, folder / PACKED_ARTIFACT)
+                return Compiled((PACKED_ARTIFACT,))
+            half = source.precision in ("fp16", "bf16")
+            runtime.save_model(converted, str(folder / ARTIFACT[0]), compress_to_fp16=half)
         except Exception as error:
-            raise StageError("compile", f"OpenVINO cannot convert {model.name}: {_reason(error)}") from error
-        return ARTIFACT
+            raise StageError("compile", f"OpenVINO cannot convert {source.model.name}: {_reason(error)}") from error
+        return Compiled(ARTIFACT)
 
-    def load(self, folder: Path, files: tuple[str, ...], precision: str, threads: int) -> OpenVinoSession:
+    def load(
+        self,
+        folder: Path,
+        files: tuple[str, ...],
+        precision: str,
+        threads: int,
+        options: Settings = NO_OPTIONS,  # noqa: ARG002 - it has none
+    ) -> OpenVinoSession:
         """The artifact, compiled for this processor with `threads` threads.
 
         Arithmetic of layers that are not 8 bit is float32, or bfloat16 for the precision bf16.

@@ -24,7 +24,8 @@ import numpy as np
 
 from autoshrink.measure.environment import describe_machine
 from autoshrink.measure.timing import sample, summarise
-from autoshrink.types import Latency, Measuring
+from autoshrink.target import Measuring
+from autoshrink.types import Latency
 
 COMMAND = "python -m autoshrink.bench.noise"
 SHAPE = (1, 1, 28, 28)

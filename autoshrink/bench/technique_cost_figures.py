@@ -17,6 +17,7 @@ from torch import nn
 from autoshrink.cache import StageCache
 from autoshrink.isolate.child import peak_memory_bytes
 from autoshrink.pipeline import Pipeline
+from autoshrink.target import Target
 from autoshrink.task import Task, TrainingSet, call
 from autoshrink.techniques import get_technique
 from autoshrink.techniques.base import Context, ModuleTechnique
@@ -25,7 +26,7 @@ from autoshrink.techniques.quantized_graph import FloatGraph
 from autoshrink.techniques.training import chosen_optimizer
 from autoshrink.techniques.training_device import precision, training_device
 from autoshrink.tensors import as_tensors
-from autoshrink.types import Recipe, Settings, Target
+from autoshrink.types import Recipe, Settings
 
 STATES = {"sgd": 1, "adamw": 2}
 """Tensors of the weights' size that an optimizer keeps: the momentum; the two moments."""

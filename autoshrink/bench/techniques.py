@@ -37,9 +37,10 @@ from autoshrink.records import SCHEMA, STUDY_FILE, StudyFolder, StudyMeta, write
 from autoshrink.search.run import probe
 from autoshrink.search.trial import TrialRunner
 from autoshrink.search.words import human_seconds
+from autoshrink.target import Target
 from autoshrink.task import Task
 from autoshrink.tasks.loading import load_task
-from autoshrink.types import Recipe, Space, Target, TrialRecord
+from autoshrink.types import Recipe, Space, TrialRecord
 
 COMMAND = "python -m autoshrink.bench.techniques"
 TARGETS = ("onnxruntime-cpu", "openvino-cpu")

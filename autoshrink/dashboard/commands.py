@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoshrink.records import StudyFolder, StudyMeta
-from autoshrink.types import Limits
+from autoshrink.target import Limits
 
 RESULTS = "results"
 

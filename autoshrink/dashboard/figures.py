@@ -13,7 +13,8 @@ from autoshrink.dashboard.palette import Palette
 from autoshrink.dashboard.tables import baseline_of
 from autoshrink.search.front import hypervolume, non_dominated, objectives
 from autoshrink.search.words import describe, human_bytes, human_ms, human_seconds
-from autoshrink.types import Interval, Limits, Outcome, Recipe, TrialRecord
+from autoshrink.target import Limits
+from autoshrink.types import Interval, Outcome, Recipe, TrialRecord
 
 TOLERATED = 0.05
 """The loss, as a share of the baseline's metric, at which a trial is worth nothing when the target sets no limit."""

@@ -16,7 +16,8 @@ from autoshrink.dashboard.palette import Palette
 from autoshrink.dashboard.tables import baseline_of
 from autoshrink.search.front import front, non_dominated
 from autoshrink.search.words import human_bytes, human_ms
-from autoshrink.types import Limits, Outcome, TrialRecord
+from autoshrink.target import Limits
+from autoshrink.types import Outcome, TrialRecord
 
 HEIGHT = 460
 FAINT = 0.28

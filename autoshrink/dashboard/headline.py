@@ -10,7 +10,8 @@ from autoshrink.dashboard.tables import baseline_of, size_ratio
 from autoshrink.errors import NothingFits
 from autoshrink.package.choose import DEFAULT_DROP, choose
 from autoshrink.search.words import human_bytes, human_ms
-from autoshrink.types import Limits, TrialRecord
+from autoshrink.target import Limits
+from autoshrink.types import TrialRecord
 
 
 @dataclass(frozen=True)

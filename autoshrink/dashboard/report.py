@@ -20,7 +20,8 @@ from autoshrink.dashboard.palette import DARK, LIGHT, recoloured
 from autoshrink.dashboard.report_sections import body_of
 from autoshrink.errors import ConfigError
 from autoshrink.records import StudyFolder, StudyMeta
-from autoshrink.types import Target, TrialRecord
+from autoshrink.target import Target
+from autoshrink.types import TrialRecord
 
 _HERE = Path(__file__).parent
 

@@ -14,7 +14,8 @@ from autoshrink.dashboard.tables import latency_ties
 from autoshrink.records import StudyFolder
 from autoshrink.search.front import front
 from autoshrink.search.words import describe, human_seconds
-from autoshrink.types import Target, TrialRecord
+from autoshrink.target import Target
+from autoshrink.types import TrialRecord
 
 _FIGURES = {
     "front": (

@@ -27,7 +27,8 @@ from autoshrink.errors import AutoshrinkError, StageError
 from autoshrink.isolate.evaluate import evaluate, map_arrays
 from autoshrink.isolate.job import JOB, OUTPUTS, RESULT, SAMPLES, Failure, Job, JobResult, Loaded
 from autoshrink.measure.timing import sample, summarise
-from autoshrink.types import ArtifactFile, Audit, ChildLimits, Latency
+from autoshrink.target import ChildLimits
+from autoshrink.types import ArtifactFile, Audit, Latency
 
 STDERR = 2
 PR_SET_PDEATHSIG = 1

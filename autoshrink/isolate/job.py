@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoshrink.types import ArtifactFile, Audit, ChildLimits, Interval, Latency, Layer, Measuring
+from autoshrink.target import ChildLimits, Measuring
+from autoshrink.types import ArtifactFile, Audit, Interval, Latency, Layer
 
 JOB = "job.json"
 RESULT = "result.json"

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from autoshrink.measure.stats import bootstrap_interval
-from autoshrink.types import Interval, Latency, Measuring
+from autoshrink.target import Measuring
+from autoshrink.types import Interval, Latency
 
 Floats = npt.NDArray[np.float64]
 

@@ -10,7 +10,8 @@ from typing import Any
 from autoshrink import units
 from autoshrink.errors import NothingFits
 from autoshrink.search.words import describe
-from autoshrink.types import Interval, Limits, Outcome, TrialRecord
+from autoshrink.target import Limits
+from autoshrink.types import Interval, Outcome, TrialRecord
 
 LATENCY_NOISE = 0.04
 """Two latencies closer than this share are a tie: recompiled copies of one model differ by as much."""

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from autoshrink.backends import BACKENDS
 from autoshrink.errors import ConfigError
-from autoshrink.types import PRECISIONS, ArtifactFile, Interval, Latency, Scalar, Score, Target
+from autoshrink.target import Target
+from autoshrink.types import PRECISIONS, ArtifactFile, Interval, Latency, Scalar, Score
 
 SCHEMA = 1
 MANIFEST = "package.json"

@@ -39,8 +39,9 @@ from autoshrink.package.manifest import (
 from autoshrink.package.samples import write_arrays
 from autoshrink.records import StudyFolder, write_json
 from autoshrink.search.words import describe, human_bytes
+from autoshrink.target import Target
 from autoshrink.task import Arrays, Split, Task
-from autoshrink.types import Artifact, ArtifactFile, Target, TrialRecord
+from autoshrink.types import Artifact, ArtifactFile, TrialRecord
 
 SAMPLES = 256
 

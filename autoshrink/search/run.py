@@ -21,8 +21,9 @@ from autoshrink.search.seeding import start_recipes
 from autoshrink.search.space import Removal, reduce_space
 from autoshrink.search.study import Sampler
 from autoshrink.search.trial import TrialRunner
+from autoshrink.target import Target
 from autoshrink.task import Task
-from autoshrink.types import Outcome, Recipe, Space, Target, TrialRecord
+from autoshrink.types import Outcome, Recipe, Space, TrialRecord
 
 
 class Display(Protocol):

@@ -9,11 +9,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from autoshrink.errors import ConfigError
+from autoshrink.target import Target
 from autoshrink.techniques import TECHNIQUES, get_technique
 from autoshrink.techniques.base import ModuleTechnique, Technique
 from autoshrink.techniques.keys import value_key
 from autoshrink.techniques.order import arrange
-from autoshrink.types import Choice, Dimension, Range, Recipe, Scalar, Space, StageSpec, Target
+from autoshrink.types import Choice, Dimension, Range, Recipe, Scalar, Space, StageSpec
 
 if TYPE_CHECKING:
     from autoshrink.task import Task

@@ -16,7 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from autoshrink.errors import AutoshrinkError
 from autoshrink.search.space import draw, enumerate_recipes, parameters_of
-from autoshrink.types import Dimension, Limits, Range, Recipe, Scalar, Space, TrialRecord
+from autoshrink.target import Limits
+from autoshrink.types import Dimension, Range, Recipe, Scalar, Space, TrialRecord
 
 DIRECTIONS: tuple[Literal["maximize", "minimize"], ...] = ("maximize", "minimize", "minimize")
 """Of the metric, the latency ratio, and the bytes."""

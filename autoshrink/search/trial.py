@@ -25,8 +25,9 @@ from autoshrink.pipeline import Pipeline
 from autoshrink.records import StudyFolder
 from autoshrink.search.study import excesses
 from autoshrink.search.words import human_bytes, human_ms
+from autoshrink.target import Target
 from autoshrink.task import Arrays, Split, Task, fingerprint
-from autoshrink.types import Artifact, Interval, Outcome, Recipe, Score, Target, TrialRecord
+from autoshrink.types import Artifact, Interval, Outcome, Recipe, Score, TrialRecord
 
 Array = npt.NDArray[np.generic]
 

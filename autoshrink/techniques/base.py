@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autoshrink.types import Choice, Range, Scalar, Settings, Target
+from autoshrink.target import Target
+from autoshrink.types import Choice, Range, Scalar, Settings
 
 if TYPE_CHECKING:
     import torch

@@ -11,11 +11,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from autoshrink.fingerprints import training_fingerprint
+from autoshrink.target import Target
 from autoshrink.task import Task
 from autoshrink.techniques.base import Context, ModuleTechnique, Parameter
 from autoshrink.techniques.training import Plan, train
 from autoshrink.techniques.weight_values import KEEP, treatable_layers, with_state
-from autoshrink.types import Choice, Range, Settings, Target
+from autoshrink.types import Choice, Range, Settings
 
 VALUES = ("binary", "ternary")
 THRESHOLD = 0.7

@@ -14,12 +14,13 @@ from torch.nn.utils import parametrize
 
 from autoshrink.errors import StageError
 from autoshrink.fingerprints import training_fingerprint
+from autoshrink.target import Target
 from autoshrink.task import Task
 from autoshrink.techniques.base import Context, ModuleTechnique, Parameter
 from autoshrink.techniques.fold_norms import fold_norms, refold
 from autoshrink.techniques.training import SPARSE_SHARE, Plan, train
 from autoshrink.techniques.weight_values import KEEP, treatable_layers, with_state
-from autoshrink.types import Choice, Range, Settings, Target
+from autoshrink.types import Choice, Range, Settings
 
 CENTROIDS = (2, 4, 8, 16, 32, 64, 128, 256)
 ITERATIONS = 300

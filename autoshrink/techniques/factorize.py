@@ -11,13 +11,14 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from autoshrink.errors import StageError
+from autoshrink.target import Target
 from autoshrink.task import Task
 from autoshrink.techniques.allocate import Option, allocate
 from autoshrink.techniques.base import Context, ModuleTechnique, Parameter
 from autoshrink.techniques.layer_calls import CONVOLUTIONS, TRANSPOSED, kept_layers, layer_calls, names_of_weights
 from autoshrink.techniques.thin_layers import Candidate, Ranks, Thinned, empty_layers, layer_macs
 from autoshrink.tensors import run_example
-from autoshrink.types import Choice, Range, Settings, Target
+from autoshrink.types import Choice, Range, Settings
 
 RULES = ("energy", "budget")
 CONVOLUTION_FORMS = ("tucker", "spatial")

@@ -9,10 +9,11 @@ from torch import nn
 
 from autoshrink.cache import StageCache
 from autoshrink.fingerprints import training_fingerprint
+from autoshrink.target import Target
 from autoshrink.task import Task
 from autoshrink.techniques.base import Context, ModuleTechnique, Parameter
 from autoshrink.techniques.training import OPTIMIZERS, Plan, train
-from autoshrink.types import Choice, Range, Settings, Target
+from autoshrink.types import Choice, Range, Settings
 
 
 class FineTune(ModuleTechnique):

@@ -15,11 +15,12 @@ from torch import nn
 from autoshrink.cache import StageCache
 from autoshrink.errors import StageError
 from autoshrink.fingerprints import training_fingerprint
+from autoshrink.target import Target
 from autoshrink.task import Task, fingerprint
 from autoshrink.techniques.base import Context, ModuleTechnique, Parameter
 from autoshrink.techniques.channel_pruning import HEADS, IMPORTANCES, RATIO_MAX, SCOPES, Pruning, replay
 from autoshrink.techniques.training import Plan, train
-from autoshrink.types import Choice, Range, Settings, Target
+from autoshrink.types import Choice, Range, Settings
 
 
 class Prune(ModuleTechnique):

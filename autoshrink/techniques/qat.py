@@ -11,6 +11,7 @@ from torch import nn
 from autoshrink.errors import StageError
 from autoshrink.fake_quantize import keep_steps_near
 from autoshrink.fingerprints import training_fingerprint
+from autoshrink.target import Target
 from autoshrink.task import Task, call, fingerprint
 from autoshrink.techniques.base import Context, ModuleTechnique, Parameter
 from autoshrink.techniques.bit_allocation import BITS, allocate_bits, rounding_losses
@@ -19,7 +20,7 @@ from autoshrink.techniques.quantize import KEEP_FLOAT
 from autoshrink.techniques.quantized_graph import FloatGraph, WeightLayer, add_quantizers, initialise, round_biases
 from autoshrink.techniques.training import Plan, train
 from autoshrink.tensors import as_tensors
-from autoshrink.types import Choice, Range, Settings, Target
+from autoshrink.types import Choice, Range, Settings
 
 CALIBRATION_ROWS = 128
 RATE_SHARE = 0.2

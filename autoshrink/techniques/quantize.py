@@ -10,6 +10,7 @@ import onnx
 
 from autoshrink.errors import StageError
 from autoshrink.onnx_graph import weight_nodes, write_onnx
+from autoshrink.target import Target
 from autoshrink.task import Arrays, Task, fingerprint
 from autoshrink.techniques.base import Context, GraphTechnique, Parameter
 from autoshrink.techniques.calibrate import METHODS, Progress, collect_ranges
@@ -18,7 +19,7 @@ from autoshrink.techniques.onnx_int8 import Grid, ends, quantize_dynamic, quanti
 from autoshrink.techniques.onnx_linear import linear_as_gemm
 from autoshrink.techniques.onnx_weight_only import Grams, collect_grams, find_products, pack_weights
 from autoshrink.techniques.weight_rounding import ROUNDINGS
-from autoshrink.types import PRECISIONS, Choice, Range, Settings, Target
+from autoshrink.types import PRECISIONS, Choice, Range, Settings
 
 STAGE = "quantize"
 STATIC = ("scheme", ("int8_static",))

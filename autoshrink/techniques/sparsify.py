@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autoshrink.errors import StageError
 from autoshrink.fingerprints import training_fingerprint
+from autoshrink.target import Target
 from autoshrink.task import Task, fingerprint
 from autoshrink.techniques.base import Context, ModuleTechnique, Parameter
 from autoshrink.techniques.layer_calls import CONVOLUTIONS, TRANSPOSED, kept_layers, layer_calls, names_of_weights
@@ -27,7 +28,7 @@ from autoshrink.techniques.sparse_masks import (
     wanda_scores,
 )
 from autoshrink.techniques.training import Plan, train
-from autoshrink.types import Choice, Range, Settings, Target
+from autoshrink.types import Choice, Range, Settings
 
 RATIO_MAX = 0.98
 ZEROS = {"2:4": 2, "1:4": 3}

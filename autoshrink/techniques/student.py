@@ -11,13 +11,14 @@ from torch import nn
 
 from autoshrink.errors import AutoshrinkError, StageError
 from autoshrink.fingerprints import function_fingerprint, training_fingerprint
+from autoshrink.target import Target
 from autoshrink.task import Task
 from autoshrink.tasks.user_code import described
 from autoshrink.techniques.base import Context, ModuleTechnique, Parameter
 from autoshrink.techniques.student_blocks import CONVOLUTIONS, rewrite
 from autoshrink.techniques.training import OPTIMIZERS, Plan, train
 from autoshrink.tensors import run_example
-from autoshrink.types import Choice, Range, Settings, Target, content_key
+from autoshrink.types import Choice, Range, Settings, content_key
 
 TEXTS = ("convolutions", "optimizer")
 

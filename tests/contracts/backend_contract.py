@@ -17,7 +17,7 @@ from autoshrink.backends.base import Array, Backend, Session
 from autoshrink.errors import AutoshrinkError, ChildError, StageError
 from autoshrink.isolate.job import Job, JobResult, Loaded
 from autoshrink.isolate.parent import run_job
-from autoshrink.types import ChildLimits, Measuring
+from autoshrink.target import ChildLimits, Measuring
 from tests import onnx_files
 from tests.onnx_files import BATCH
 

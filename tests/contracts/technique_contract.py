@@ -23,11 +23,12 @@ from autoshrink.export import export_onnx
 from autoshrink.module_files import Step, load_module, save_module
 from autoshrink.onnx_graph import quiet_session
 from autoshrink.onnx_packing import pack_weights
+from autoshrink.target import Precision, Target
 from autoshrink.task import Split, Task
 from autoshrink.techniques import get_technique
 from autoshrink.techniques.base import Context, GraphTechnique, ModuleTechnique, Technique
 from autoshrink.tensors import run_example
-from autoshrink.types import Choice, Precision, Scalar, Target
+from autoshrink.types import Choice, Scalar
 from tests.small_models import BUILDERS, VOCABULARY, TinyCnn, tiny_task
 
 OPERATORS = ("Conv", "Gemm", "MatMul", "Add")

@@ -7,8 +7,9 @@ from typing import ClassVar
 import pytest
 
 from autoshrink.errors import StageError
+from autoshrink.target import Precision, Target
 from autoshrink.techniques import get_technique
-from autoshrink.types import Precision, Settings, Target
+from autoshrink.types import Settings
 from tests.contracts.technique_contract import GraphTechniqueContract
 
 

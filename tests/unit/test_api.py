@@ -12,7 +12,7 @@ from autoshrink.errors import ConfigError
 from autoshrink.progress import Progress
 from autoshrink.records import StudyFolder
 from autoshrink.search import run
-from autoshrink.types import Target
+from autoshrink.target import Target
 from tests.fake_study import fake_meta
 from tests.small_models import tiny_task
 

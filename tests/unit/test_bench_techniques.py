@@ -19,8 +19,9 @@ from autoshrink.cache import StageCache
 from autoshrink.config import load_target
 from autoshrink.errors import ConfigError
 from autoshrink.search.words import describe
+from autoshrink.target import Measuring, Target
 from autoshrink.techniques import get_technique
-from autoshrink.types import Interval, Measuring, Recipe, Target
+from autoshrink.types import Interval, Recipe
 from tests.fake_study import fake_score, fake_trial
 from tests.small_models import tiny_task
 

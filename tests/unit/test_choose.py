@@ -6,18 +6,8 @@ import pytest
 
 from autoshrink.errors import NothingFits
 from autoshrink.package.choose import choose
-from autoshrink.types import (
-    Artifact,
-    ArtifactFile,
-    Interval,
-    Latency,
-    Limits,
-    Outcome,
-    Recipe,
-    Score,
-    StageSpec,
-    TrialRecord,
-)
+from autoshrink.target import Limits
+from autoshrink.types import Artifact, ArtifactFile, Interval, Latency, Outcome, Recipe, Score, StageSpec, TrialRecord
 
 
 def score(value: float, half: float = 0.01) -> Score:

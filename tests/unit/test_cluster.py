@@ -15,13 +15,13 @@ from torch import nn
 from autoshrink.errors import StageError
 from autoshrink.export import export_onnx
 from autoshrink.onnx_packing import pack_weights, packed_bits
+from autoshrink.target import Precision, Target
 from autoshrink.task import Task
 from autoshrink.techniques import get_technique
 from autoshrink.techniques.base import Context
 from autoshrink.techniques.cluster import Cluster, _Shared, cluster, codebook_of
 from autoshrink.techniques.training import val_loss
 from autoshrink.tensors import run_example
-from autoshrink.types import Precision, Target
 from tests.small_models import tiny_task
 
 TARGET = Target("t", "onnxruntime", {"fp32": Precision()})

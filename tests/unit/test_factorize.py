@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from autoshrink.errors import StageError
+from autoshrink.target import Precision, Target
 from autoshrink.task import Task
 from autoshrink.techniques.base import Context
 from autoshrink.techniques.factorize import Factorize, factorize
 from autoshrink.techniques.layer_calls import kept_layers, layer_calls
 from autoshrink.techniques.thin_layers import Candidate, layer_macs
 from autoshrink.tensors import run_example
-from autoshrink.types import Precision, Target
 from tests.small_models import model_task, tiny_task
 
 IMAGE = np.random.default_rng(0).normal(size=(1, 16, 10, 9)).astype(np.float32)

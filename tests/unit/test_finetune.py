@@ -16,6 +16,7 @@ from torch import nn
 from autoshrink.cache import StageCache
 from autoshrink.errors import StageError
 from autoshrink.isolate import device
+from autoshrink.target import Precision, Target
 from autoshrink.task import Split, Task, call
 from autoshrink.techniques import training_device
 from autoshrink.techniques.finetune import FineTune, finetune
@@ -23,7 +24,6 @@ from autoshrink.techniques.prune import prune
 from autoshrink.techniques.teacher import distillation_loss
 from autoshrink.techniques.training import one_cycle
 from autoshrink.tensors import as_tensors
-from autoshrink.types import Precision, Target
 from tests.small_models import tiny_task
 
 TARGET = Target("t", "onnxruntime", {"fp32": Precision()})

@@ -20,7 +20,8 @@ from autoshrink.isolate.job import Failure, Job, JobResult, Loaded, parse_answer
 from autoshrink.isolate.parent import WAITING, run_job
 from autoshrink.isolate.process import ChildProcess
 from autoshrink.measure.timing import Samples
-from autoshrink.types import ArtifactFile, Audit, ChildLimits, Interval, Latency, Layer, Measuring
+from autoshrink.target import ChildLimits, Measuring
+from autoshrink.types import ArtifactFile, Audit, Interval, Latency, Layer
 from tests.fake_backends import PID
 
 MOMENT = Measuring(rounds_min=3, rounds_max=3, turn_ms=1, warm_up_calls=3, time_limit_s=5)

@@ -19,12 +19,13 @@ from autoshrink.cache import StageCache
 from autoshrink.errors import StageError
 from autoshrink.module_files import Step, load_module, save_module
 from autoshrink.pipeline import Built, Pipeline
+from autoshrink.target import Precision, Target
 from autoshrink.task import Task
 from autoshrink.techniques import TECHNIQUES
 from autoshrink.techniques.base import Context, GraphTechnique, Parameter
 from autoshrink.techniques.prune import Prune
 from autoshrink.tensors import run_example
-from autoshrink.types import Choice, Precision, Recipe, Scalar, Settings, Target
+from autoshrink.types import Choice, Recipe, Scalar, Settings
 from tests.small_models import BUILDERS, tiny_task
 
 TARGET = Target("one", "onnxruntime", {"fp32": Precision()})

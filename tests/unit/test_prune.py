@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from autoshrink.errors import StageError
+from autoshrink.target import Precision, Target
 from autoshrink.task import Task
 from autoshrink.techniques.base import Context
 from autoshrink.techniques.channel_pruning import replay
 from autoshrink.techniques.prune import Prune, prune
 from autoshrink.tensors import run_example
-from autoshrink.types import Precision, Scalar, Target
+from autoshrink.types import Scalar
 from tests.small_models import ConvStack, model_task, tiny_task
 
 IMAGE = np.random.default_rng(0).normal(size=(1, 1, 8, 8)).astype(np.float32)

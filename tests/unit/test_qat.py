@@ -18,6 +18,7 @@ from autoshrink.errors import StageError
 from autoshrink.export import export_onnx
 from autoshrink.fake_quantize import ActivationQuantizer, weight_quantizers
 from autoshrink.onnx_graph import quiet_session
+from autoshrink.target import Precision, Target
 from autoshrink.task import Task
 from autoshrink.techniques.base import Context
 from autoshrink.techniques.bit_allocation import BITS, allocate_bits, rounding_losses
@@ -27,7 +28,7 @@ from autoshrink.techniques.qat import Qat
 from autoshrink.techniques.quantized_graph import FloatGraph, add_quantizers
 from autoshrink.techniques.training import val_loss
 from autoshrink.tensors import run_example
-from autoshrink.types import Precision, Settings, Target
+from autoshrink.types import Settings
 from tests.small_models import model_task, tiny_task
 
 UNSIGNED = Grid((), "uint8", per_channel=True)

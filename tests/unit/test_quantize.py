@@ -17,12 +17,13 @@ from autoshrink.backends import get_backend
 from autoshrink.errors import StageError
 from autoshrink.export import export_onnx
 from autoshrink.onnx_graph import fixed_batches, quiet_session, run
+from autoshrink.target import Precision, Target
 from autoshrink.task import Array, Task
 from autoshrink.tasks.resnet import ResNet
 from autoshrink.techniques.base import Context
 from autoshrink.techniques.onnx_int8 import Grid
 from autoshrink.techniques.quantize import Quantize
-from autoshrink.types import PRECISIONS, Precision, Target
+from autoshrink.types import PRECISIONS
 from tests.model_tasks import task_of
 from tests.small_models import BUILDERS, tiny_task
 

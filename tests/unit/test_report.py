@@ -29,7 +29,8 @@ from autoshrink.dashboard.report import write_report
 from autoshrink.dashboard.report_tables import audit_table
 from autoshrink.errors import ConfigError
 from autoshrink.records import StudyFolder
-from autoshrink.types import Interval, Limits, Outcome, Recipe, Target, TrialRecord
+from autoshrink.target import Limits, Target
+from autoshrink.types import Interval, Outcome, Recipe, TrialRecord
 from tests.fake_study import FAKE_MACHINE, FAKE_TARGETS, fake_meta, fake_score, fake_trial, make_fake_study
 
 TARGET = "onnxruntime-cpu"

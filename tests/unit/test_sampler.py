@@ -11,7 +11,8 @@ from autoshrink.search import study
 from autoshrink.search.seeding import start_recipes
 from autoshrink.search.space import complete, draw, enumerate_recipes
 from autoshrink.search.study import ASKS_BEFORE_DRAWING, Sampler, Suggestion, excesses
-from autoshrink.types import Choice, Limits, Outcome, Range, Recipe, Scalar, Space, TrialRecord
+from autoshrink.target import Limits
+from autoshrink.types import Choice, Outcome, Range, Recipe, Scalar, Space, TrialRecord
 from tests.unit.test_front import record
 
 SPACE = Space(

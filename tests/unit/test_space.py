@@ -11,11 +11,12 @@ from autoshrink.errors import ConfigError
 from autoshrink.search.seeding import start_recipes
 from autoshrink.search.space import complete, draw, enumerate_recipes, parameters_of, reduce_space
 from autoshrink.search.words import describe
+from autoshrink.target import Precision, Target
 from autoshrink.techniques import TECHNIQUES, get_technique
 from autoshrink.techniques.base import Parameter
 from autoshrink.techniques.order import arrange
 from autoshrink.techniques.prune import Prune
-from autoshrink.types import Choice, Dimension, Precision, Range, Recipe, Scalar, Space, StageSpec, Target
+from autoshrink.types import Choice, Dimension, Range, Recipe, Scalar, Space, StageSpec
 from tests.small_models import tiny_task
 
 PTQ = Space(

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from autoshrink.errors import StageError
+from autoshrink.target import Precision, Target
 from autoshrink.task import Task
 from autoshrink.techniques import checkpoint
 from autoshrink.techniques.base import Context
@@ -29,7 +30,6 @@ from autoshrink.techniques.sparse_masks import (
 from autoshrink.techniques.sparsify import Sparsify, _Masking, _Rule, sparsify
 from autoshrink.techniques.training import Plan, train
 from autoshrink.tensors import run_example
-from autoshrink.types import Precision, Target
 from tests.small_models import TinyTransformer, model_task, tiny_task
 
 IMAGE = np.random.default_rng(0).normal(size=(5, 16, 6, 5)).astype(np.float32)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoshrink.errors import StageError
+from autoshrink.target import Precision, Target
 from autoshrink.task import Task, call
 from autoshrink.tasks.encoder import PatchEncoder
 from autoshrink.tasks.resnet import ResNet
@@ -19,7 +20,6 @@ from autoshrink.techniques.prune import prune
 from autoshrink.techniques.student import Student, take_over
 from autoshrink.techniques.student_blocks import EXPANSION, InvertedResidual, rewrite, separable
 from autoshrink.tensors import as_tensors, run_example
-from autoshrink.types import Precision, Target
 from tests.small_models import TinyCnn, model_task, tiny_task
 
 TARGET = Target("t", "onnxruntime", {"fp32": Precision()})

@@ -14,7 +14,7 @@ import pytest
 
 from autoshrink.measure import timing
 from autoshrink.measure.timing import CANDIDATE, REFERENCE, Clock, Samples, sample, summarise
-from autoshrink.types import Measuring
+from autoshrink.target import Measuring
 
 MS = 1e-3
 

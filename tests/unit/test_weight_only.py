@@ -17,6 +17,7 @@ from autoshrink.errors import StageError
 from autoshrink.export import export_onnx
 from autoshrink.onnx_graph import quiet_session, run
 from autoshrink.search.space import reduce_space
+from autoshrink.target import Precision, Target
 from autoshrink.task import Task
 from autoshrink.techniques.base import Context
 from autoshrink.techniques.onnx_weight_only import (
@@ -28,7 +29,7 @@ from autoshrink.techniques.onnx_weight_only import (
 )
 from autoshrink.techniques.quantize import Quantize
 from autoshrink.techniques.weight_rounding import NORM, Rounded, gptq, hqq, nearest
-from autoshrink.types import Choice, Precision, Space, Target
+from autoshrink.types import Choice, Space
 from tests.model_tasks import task_of
 from tests.small_models import tiny_task
 
