@@ -230,7 +230,7 @@ def _load(task: str | Path | Task) -> Task:
 
 
 def _check_available(targets: Iterable[Target]) -> None:
-    from autoshrink.search.run import probe
+    from autoshrink.isolate.probe import probe
 
     for target in targets:
         probe(target)

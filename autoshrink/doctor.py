@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autoshrink.backends import get_backend
 from autoshrink.errors import AutoshrinkError
-from autoshrink.search.run import probe
+from autoshrink.isolate.probe import probe
 from autoshrink.target import Target
 
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from autoshrink.backends import get_backend
 from autoshrink.backends.base import installed_version
 from autoshrink.cache import CACHE_VARIABLE, StageCache
 from autoshrink.errors import StageError
@@ -41,6 +42,9 @@ EXPORT = "export"
 EXPORT_VERSION = 1
 """Raised when the export writes another file of the same model: it is part of the cache's key."""
 MODEL_FILE = "model.onnx"
+PROGRAM_FILE = "model.pt2"
+FILES: Mapping[str, str] = {"onnx": MODEL_FILE, "program": PROGRAM_FILE}
+"""Form of an export (see `Backend.form`) -> its file."""
 PARITY_FILE = "parity.json"
 COST_FILE = "cost.json"
 PACK = "pack"
@@ -58,17 +62,19 @@ class Built:
     """What a recipe became.
 
     Attributes:
-        model_onnx: after every stage.
-        float_onnx: after the module stages only; the same file when no stage works on the graph.
-        key: of `model_onnx`, by content: 64 hex digits.
+        model: after every stage; for a backend that compiles programs, after the module stages.
+        float_model: after the module stages only; the same file when no stage works on the graph.
+        settings: of the stage that quantizes, resolved, where the backend does it and not the pipeline.
+        key: of `model`, by content: 64 hex digits.
         seconds: stage -> wall seconds of making it; `cache` -> those of looking up and loading what was there.
         reused: the stages that were not made this time, in order.
         cost_seconds: stage -> wall seconds of making it, whenever that was; of stages whose result is gone, absent.
         weight_bits: layer -> bits of its trained integers; empty without quantization-aware training.
     """
 
-    model_onnx: Path
-    float_onnx: Path
+    model: Path
+    float_model: Path
+    settings: Settings
     key: str
     seconds: Mapping[str, float]
     reused: tuple[str, ...]
@@ -129,37 +135,42 @@ class Pipeline:
         self._latest: tuple[str, nn.Module] | None = None
 
     def run(self, recipe: Recipe, target: Target, progress: Listener) -> Built:
-        """The ONNX files of a recipe, made where they are not in the cache.
+        """The files of a recipe in the form that the target's backend compiles, made where they are not in the cache.
 
         Raises:
             StageError: a technique cannot treat the model; the export fails; the cache cannot be written.
         """
         work = _Work(progress)
+        form = get_backend(target.backend).form
         module_stages, graph_stages = self._stages(recipe, target)
-        float_key = self._float_key(module_stages, target)
+        float_key = self._float_key(module_stages, target, form)
         entry = self._cache.get(float_key)
         if entry is None:
             model = self._module(module_stages, work)
-            entry = self._make(float_key, EXPORT, partial(self._export, model, target, work))
-        float_onnx = entry / MODEL_FILE
-        key, model_onnx = float_key, float_onnx
-        for stage in graph_stages:
-            key = stage.key
-            name = stage.technique.name
-            model_onnx = self._make(key, name, partial(self._transform, stage, model_onnx, work)) / MODEL_FILE
+            entry = self._make(float_key, EXPORT, partial(self._export, model, target, form, work))
         keys = {stage.technique.name: stage.key for stage in module_stages} | {EXPORT: float_key}
-        keys |= {stage.technique.name: stage.key for stage in graph_stages}
-        if any(stage.technique.few_values for stage in module_stages):
-            keys[PACK] = key = content_key([key, PACK, PACK_VERSION])
-            model_onnx = self._make(key, PACK, partial(self._pack, model_onnx, work)) / MODEL_FILE
+        built = entry / FILES[form]
+        settings: Settings = {}
+        if form == "program":
+            # The backend quantizes what it has converted; it is told how.
+            settings = graph_stages[-1].settings if graph_stages else {}
+        else:
+            for stage in graph_stages:
+                name = stage.technique.name
+                keys[name] = stage.key
+                built = self._make(stage.key, name, partial(self._transform, stage, built, work)) / MODEL_FILE
+            if any(stage.technique.few_values for stage in module_stages):
+                keys[PACK] = content_key([graph_stages[-1].key if graph_stages else float_key, PACK, PACK_VERSION])
+                built = self._make(keys[PACK], PACK, partial(self._pack, built, work)) / MODEL_FILE
         return Built(
-            model_onnx,
-            float_onnx,
-            key,
+            built,
+            entry / FILES[form],
+            settings,
+            list(keys.values())[-1],
             work.finished(),
             tuple(name for name in keys if name not in work.seconds),
             {name: seconds for name, key in keys.items() if (seconds := self._cost(key)) is not None},
-            json.loads((float_onnx.parent / PARITY_FILE).read_text()).get("weight_bits", {}),
+            json.loads((entry / PARITY_FILE).read_text()).get("weight_bits", {}),
         )
 
     def _cost(self, key: str) -> float | None:
@@ -207,7 +218,7 @@ class Pipeline:
                 continue
             if isinstance(technique, GraphTechnique):
                 if not graph_stages:
-                    key = self._float_key(module_stages, target)
+                    key = self._float_key(module_stages, target, "onnx")
                 key = self._key(key, technique, settings, target, ("onnx", "onnxruntime"))
                 graph_stages.append(_Stage(technique, technique.resolve(settings, target), key))
             elif graph_stages:
@@ -232,12 +243,13 @@ class Pipeline:
             parts.append(self._fidelity)
         return content_key(parts)
 
-    def _float_key(self, module_stages: Sequence[_Stage], target: Target) -> str:
+    def _float_key(self, module_stages: Sequence[_Stage], target: Target, form: str) -> str:
         before = module_stages[-1].key if module_stages else self._root
         versions = [installed_version(package) for package in ("torch", "onnx", "onnxscript")]
         # The export's file differs with the names and dtypes of the inputs, not with their values.
         inputs = [[name, array.dtype.str, list(array.shape)] for name, array in self._task.example_inputs.items()]
-        return content_key([before, EXPORT, EXPORT_VERSION, inputs, list(self._task.outputs), target.batch, versions])
+        parts = [before, EXPORT, EXPORT_VERSION, inputs, list(self._task.outputs), target.batch, versions]
+        return content_key(parts if form == "onnx" else [*parts, form])
 
     def _trained_model(self) -> nn.Module:
         if self._trained is None:
@@ -283,11 +295,13 @@ class Pipeline:
     def _load(self, folder: Path) -> tuple[nn.Module, list[Step]]:
         return load_module(folder, copy.deepcopy(self._trained_model()), self._task)
 
-    def _export(self, model: nn.Module, target: Target, work: _Work, folder: Path) -> None:
+    def _export(self, model: nn.Module, target: Target, form: str, work: _Work, folder: Path) -> None:
         from autoshrink.export import export_onnx
+        from autoshrink.program import write_program
 
+        write = write_program if form == "program" else export_onnx
         with work.making(EXPORT):
-            parity = export_onnx(model, self._task, target.batch, folder / MODEL_FILE)
+            parity = write(model, self._task, target.batch, folder / FILES[form])
             (folder / PARITY_FILE).write_text(json.dumps(parity))
 
     def _transform(self, stage: _Stage, source: Path, work: _Work, folder: Path) -> None:

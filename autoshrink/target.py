@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from autoshrink.types import Scalar
+
 # Read by pydantic where a profile is loaded: a key that is not a field is a problem, and so is a text for a number.
 _NO_OTHER_KEYS = {"extra": "forbid", "strict": True}
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from autoshrink.backends.base import processor_name
+from autoshrink.backends.base import Source, processor_name
 from autoshrink.cache import file_sha256
 from autoshrink.package import Check, Verification
 from autoshrink.records import StudyFolder, StudyMeta
@@ -136,7 +136,7 @@ def make_study(path: Path, backend: str = "onnxruntime") -> tuple[StudyFolder, T
     for key, matrices in (("slow", chain), ("small", [product])):
         source = path / f"{key}.onnx"
         product_chain(matrices, source)
-        files = runtime.compile(source, path / "artifacts" / key, "fp32")
+        files = runtime.compile(Source(source), path / "artifacts" / key).files
         artifacts[key] = artifact(path, key, files, backend, runtime.runtime())
     audit = Audit((Layer("product0", "MatMul", "fp32"),), 0, 1)
     baseline = TrialRecord(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from autoshrink.measure.timing import Timed
 from autoshrink.target import Target
 from autoshrink.types import Audit, Choice, Figure, Recipe, Scalar, Settings
 
@@ -59,7 +60,7 @@ class Source:
 
     model: Path
     precision: str = "fp32"
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
     settings: Settings = field(default_factory=dict)
     calibration: Path | None = None
     batch: int = 1
@@ -103,8 +104,11 @@ class Session(ABC):
         """
 
     @abstractmethod
-    def timed(self, inputs: Arrays) -> Callable[[], object]:
-        """A call on `inputs`, bound beforehand, with as little Python in it as the runtime allows."""
+    def timed(self, inputs: Arrays) -> Timed:
+        """A call on `inputs`, bound beforehand, with as little Python in it as the runtime allows.
+
+        A runtime in another process, whose calls cannot be timed from here, gives `RemoteCalls`.
+        """
 
     @abstractmethod
     def audit(self) -> Audit:
@@ -123,6 +127,8 @@ class Backend(ABC):
     """What it compiles: an ONNX file, or a traced torch program."""
     apart: ClassVar[bool] = False
     """Whether it compiles with packages that must not be in the process that is timed: then in a child of its own."""
+    reserves_address_space: ClassVar[bool] = False
+    """Whether it maps far more memory than it uses, so that a limit on the address space would end it at once."""
     options: ClassVar[Mapping[str, Option]] = {}
     """The keys that `Target.options` may have."""
 

@@ -134,7 +134,7 @@ def cache_hit(
     pipeline = Pipeline(task, cache, seed)
     first = _timed(lambda: pipeline.run(recipe, target, _silent))
     hits = [_timed(lambda: pipeline.run(recipe, target, _silent)) for _ in range(repeats)]
-    folder = pipeline.run(recipe, target, _silent).float_onnx.parent
+    folder = pipeline.run(recipe, target, _silent).float_model.parent
     size = sum(path.stat().st_size for path in folder.iterdir())
     finds = [_timed(lambda: cache.get(folder.name)) for _ in range(repeats)]
     return {

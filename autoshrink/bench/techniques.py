@@ -34,7 +34,7 @@ from autoshrink.errors import AutoshrinkError, ConfigError
 from autoshrink.measure.environment import describe_machine
 from autoshrink.pipeline import Pipeline
 from autoshrink.records import SCHEMA, STUDY_FILE, StudyFolder, StudyMeta, write_json
-from autoshrink.search.run import probe
+from autoshrink.isolate.probe import probe
 from autoshrink.search.trial import TrialRunner
 from autoshrink.search.words import human_seconds
 from autoshrink.target import Target

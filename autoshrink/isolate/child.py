@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from autoshrink.isolate.evaluate import evaluate, map_arrays
 from autoshrink.isolate.job import JOB, OUTPUTS, RESULT, SAMPLES, Failure, Job, JobResult, Loaded
 from autoshrink.measure.timing import sample, summarise
 from autoshrink.target import ChildLimits
-from autoshrink.types import ArtifactFile, Audit, Latency
+from autoshrink.types import ArtifactFile, Audit, Figure, Latency
 
 STDERR = 2
 PR_SET_PDEATHSIG = 1
@@ -51,22 +51,34 @@ class Child:
             Exception: whatever a stage raises; `stage` says which one it was.
         """
         job = self._job
+        backend = get_backend(job.backend)
+        _limit_memory(job.limits, backend.reserves_address_space)
         if job.probe:
             with self._stage("probe"):
-                return JobResult(capabilities=get_backend(job.backend).capabilities(), seconds=self.seconds)
-        backend = get_backend(job.backend)
+                return JobResult(capabilities=backend.capabilities(), seconds=self.seconds)
         artifact = job.artifact
-        if job.model is not None:
+        audit: Audit | None = None
+        figures: Mapping[str, Figure] = {}
+        if job.source is not None:
             with self._stage("compile"):
-                files = backend.compile(job.model, artifact.folder, artifact.precision)
-                artifact = Loaded(artifact.folder, files, artifact.precision)
+                compiled = backend.compile(job.source, artifact.folder)
+                artifact = Loaded(artifact.folder, compiled.files, artifact.precision)
+                audit, figures = compiled.audit, compiled.figures
+        if not job.run:
+            return JobResult(
+                files=tuple(_described(artifact.folder, name) for name in artifact.files),
+                runtime=backend.runtime(),
+                audit=audit,
+                figures=figures,
+                seconds=self.seconds,
+                peak_memory_bytes=peak_memory_bytes(),
+            )
         reference = None
         with self._stage("load"):
             session = self._load(backend, artifact)
             if job.measure:
                 reference = self._load(backend, job.reference or artifact)
-        audit: Audit | None = None
-        if job.audit:
+        if job.audit and audit is None:
             with self._stage("audit"):
                 audit = session.audit()
         modules = top_level_modules()
@@ -84,6 +96,7 @@ class Child:
             files=tuple(_described(artifact.folder, name) for name in artifact.files),
             runtime=backend.runtime(),
             audit=audit,
+            figures=figures,
             latency=latency,
             samples=self._work / SAMPLES if latency else None,
             outputs=outputs,
@@ -102,7 +115,8 @@ class Child:
         self.seconds[name] = time.monotonic() - began
 
     def _load(self, backend: Backend, artifact: Loaded) -> Session:
-        return backend.load(artifact.folder, artifact.files, artifact.precision, self._job.threads)
+        job = self._job
+        return backend.load(artifact.folder, artifact.files, artifact.precision, job.threads, job.options)
 
     def _measure(self, session: Session, reference: Session) -> Latency:
         job = self._job
@@ -141,13 +155,31 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _limit_memory(limits: ChildLimits) -> None:
+def _limit_memory(limits: ChildLimits, reserves_address_space: bool) -> None:
     wanted = limits.memory_limit_mb * 2**20
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    # Of the heap and what is mapped for it, where the address space says nothing of the memory used.
+    what = resource.RLIMIT_DATA if reserves_address_space else resource.RLIMIT_AS
+    _, hard = resource.getrlimit(what)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(what, (most, most))
     # A runtime that crashes would write all of its memory to a file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _keep_to(processors: tuple[int, ...]) -> None:
+    """Has this process and its threads run on `processors` only.
+
+    Raises:
+        StageError: this system has no such processor, or does not let a process choose.
+    """
+    if not processors:
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise StageError("start", f"pin is {list(processors)}, and this system cannot keep a process to processors")
+    there = os.sched_getaffinity(0)
+    if not there.issuperset(processors):
+        raise StageError("start", f"pin is {list(processors)}; this machine has the processors {sorted(there)}")
+    os.sched_setaffinity(0, processors)
 
 
 def _failure(error: Exception, stage: str) -> Failure:
@@ -169,10 +201,10 @@ def main() -> None:
     if len(sys.argv) > 2 and not sys.stdin.readline():
         return
     job = Job.from_json((work / JOB).read_text())
-    _limit_memory(job.limits)
     child = Child(job, work, announce_to)
     answer: JobResult | Failure
     try:
+        _keep_to(job.pin)
         answer = child.run()
     except Exception as error:
         answer = _failure(error, child.stage)

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autoshrink.backends.base import Source
 from autoshrink.target import ChildLimits, Measuring
-from autoshrink.types import ArtifactFile, Audit, Interval, Latency, Layer
+from autoshrink.types import ArtifactFile, Audit, Figure, Interval, Latency, Layer, Recipe, Settings, StageSpec
 
 JOB = "job.json"
 RESULT = "result.json"
@@ -36,8 +37,11 @@ class Job:
         threads: of the runtime for one call.
         batch: rows of one call.
         limits: wall time and address space of the child.
-        artifact: what is worked on; with no files it is compiled from `model` into its folder first.
-        model: ONNX file to compile.
+        artifact: what is worked on; with no files it is compiled from `source` into its folder first.
+        source: what is compiled.
+        run: whether what was compiled is loaded; without it the job ends there.
+        options: of the target.
+        pin: numbers of the processors that the child keeps to; empty is all.
         reference: artifact that is timed beside it; None with `measure` set is a second loaded copy of itself.
         example: folder with one `<input>.npy` [batch, ...] an input; what is measured runs on it.
         measure: the measuring protocol; None measures nothing.
@@ -53,7 +57,10 @@ class Job:
     batch: int
     limits: ChildLimits
     artifact: Loaded
-    model: Path | None = None
+    source: Source | None = None
+    run: bool = True
+    options: Settings = field(default_factory=dict)
+    pin: tuple[int, ...] = ()
     reference: Loaded | None = None
     example: Path | None = None
     measure: Measuring | None = None
@@ -66,9 +73,10 @@ class Job:
     def __post_init__(self) -> None:
         if self.probe:
             return
-        if bool(self.artifact.files) == (self.model is not None):
+        if bool(self.artifact.files) == (self.source is not None):
+            model = self.source.model if self.source else None
             raise ValueError(
-                f"artifact.files is {list(self.artifact.files)} and model {self.model}; a job has either the files of "
+                f"artifact.files is {list(self.artifact.files)} and source {model}; a job has either the files of "
                 f"an artifact, or a model to compile"
             )
         if self.measure and self.example is None:
@@ -87,7 +95,8 @@ class Job:
                 **data,
                 "limits": ChildLimits(**data["limits"]),
                 "artifact": _loaded(data["artifact"]),
-                "model": _path(data["model"]),
+                "source": _source(data["source"]) if data["source"] else None,
+                "pin": tuple(data["pin"]),
                 "reference": _loaded(data["reference"]) if data["reference"] else None,
                 "example": _path(data["example"]),
                 "measure": Measuring(**data["measure"]) if data["measure"] else None,
@@ -103,7 +112,8 @@ class JobResult:
     Attributes:
         files: of the artifact.
         runtime: what ran it, with its version.
-        audit: the kernels.
+        audit: the kernels; of compiling where that tells more.
+        figures: what compiling found beside them.
         latency: beside the reference.
         samples: npy file of the raw latency samples (see `autoshrink.measure.timing.Samples`).
         outputs: name of the evaluated set -> folder with one `<output>.npy` [N, ...] an output.
@@ -116,6 +126,7 @@ class JobResult:
     files: tuple[ArtifactFile, ...] = ()
     runtime: str = ""
     audit: Audit | None = None
+    figures: Mapping[str, Figure] = field(default_factory=dict)
     latency: Latency | None = None
     samples: Path | None = None
     outputs: Mapping[str, Path] = field(default_factory=dict)
@@ -137,6 +148,7 @@ class JobResult:
                 **data,
                 "files": tuple(ArtifactFile(**file) for file in data["files"]),
                 "audit": _audit(data["audit"]) if data["audit"] else None,
+                "figures": {name: Figure(**figure) for name, figure in data["figures"].items()},
                 "latency": _latency(data["latency"]) if data["latency"] else None,
                 "samples": _path(data["samples"]),
                 "outputs": {name: Path(folder) for name, folder in data["outputs"].items()},
@@ -191,8 +203,17 @@ def _loaded(data: Mapping[str, Any]) -> Loaded:
     return Loaded(Path(data["folder"]), tuple(data["files"]), data["precision"])
 
 
+def _source(data: Mapping[str, Any]) -> Source:
+    recipe = Recipe(
+        tuple(StageSpec.of(stage["technique"], dict(stage["settings"])) for stage in data["recipe"]["stages"])
+    )
+    return Source(**{**data, "model": Path(data["model"]), "recipe": recipe, "calibration": _path(data["calibration"])})
+
+
 def _audit(data: Mapping[str, Any]) -> Audit:
-    return Audit(tuple(Layer(**layer) for layer in data["layers"]), data["conversions"], data["kernels"])
+    return Audit(
+        tuple(Layer(**layer) for layer in data["layers"]), data["conversions"], data["kernels"], tuple(data["notes"])
+    )
 
 
 def _latency(data: Mapping[str, Any]) -> Latency:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,9 @@ from autoshrink.isolate.device import device_lock
 from autoshrink.isolate.job import JOB, LOG, RESULT, Failure, Job, JobResult, parse_answer
 from autoshrink.isolate.process import ChildProcess
 
+COMPILE = "compile"
+HOST = "cpu"
+"""The device that stands for this machine's processor."""
 WAITING = "wait for the device"
 OUT_OF_MEMORY = re.compile(
     r"MemoryError|bad_alloc|bad allocation|cannot allocate memory|failed to allocate memory|out of memory"
@@ -67,6 +70,46 @@ def run_job(
     # Whoever started a child ends it.
     with lock, nullcontext(child) if child else ChildProcess(work, job.threads, python) as running:
         return _Run(job, work, on_stage).result(running)
+
+
+def compile_and_run(
+    job: Job,
+    work: Path,
+    on_stage: Callable[[str], None] = lambda _stage: None,
+    python: str = sys.executable,
+    child: ChildProcess | None = None,
+    apart: bool = False,
+) -> JobResult:
+    """As `run_job` for a job that compiles; `apart` has a child of its own do that, and a fresh one the rest.
+
+    Its files are then in the folder `compile` of `work`. Compiling takes the processor of this machine, whatever the
+    target's device: it holds the lock that measuring on this machine does.
+
+    Raises:
+        ChildError: as `run_job`.
+        OSError: as `run_job`.
+    """
+    if not apart:
+        return run_job(job, work, on_stage, python, child)
+    # Compiling needs no child that started early: it takes seconds anyway.
+    compiling = replace(job, run=False, audit=False, measure=None, evaluate={}, device=HOST, pin=())
+    compiled = run_job(compiling, work / COMPILE, on_stage, python)
+    if not job.run:
+        return compiled
+    names = tuple(file.name for file in compiled.files)
+    artifact = replace(job.artifact, files=names)
+    audit = job.audit and compiled.audit is None
+    result = run_job(replace(job, source=None, artifact=artifact, audit=audit), work, on_stage, python, child)
+    return replace(
+        result,
+        audit=compiled.audit or result.audit,
+        figures=compiled.figures,
+        seconds=_sum(compiled.seconds, result.seconds),
+    )
+
+
+def _sum(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    return {stage: first.get(stage, 0.0) + second.get(stage, 0.0) for stage in {**first, **second}}
 
 
 class _Run:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from autoshrink.isolate.job import LOG
+from autoshrink.target import Target
 
 CHILD = ("-P", "-X", "faulthandler", "-m", "autoshrink.isolate.child")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -73,6 +74,11 @@ class ChildProcess:
         if self.process.stdin is not None:
             with suppress(BrokenPipeError):
                 self.process.stdin.close()
+
+
+def interpreter(target: Target) -> str:
+    """The Python that runs the target's children: its own, or this process'."""
+    return str(Path(target.python).expanduser()) if target.python else sys.executable
 
 
 def _environment(threads: int, python: str) -> dict[str, str]:

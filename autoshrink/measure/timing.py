@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,9 +81,25 @@ class Samples:
             return cls(read(stream, allow_pickle=False))
 
 
+class RemoteCalls(ABC):
+    """Calls of an artifact that another process, or another device, makes and times by its own clock."""
+
+    @abstractmethod
+    def turn(self, least_s: float, least_calls: int) -> Floats:
+        """One untimed call, then timed ones for at least `least_s` and at least `least_calls` of them.
+
+        Returns:
+            float64 [calls, 2]: wall seconds, and CPU seconds where they are known, else 0.
+        """
+
+
+Timed = Callable[[], object] | RemoteCalls
+"""One call with its inputs bound, or what makes such calls elsewhere."""
+
+
 def sample(
-    candidate: Callable[[], object],
-    reference: Callable[[], object],
+    candidate: Timed,
+    reference: Timed,
     protocol: Measuring,
     seed: int = 0,
     clock: Clock = Clock(),
@@ -96,7 +113,7 @@ def sample(
     three rounds.
 
     Args:
-        candidate: one call of the artifact, its input bound.
+        candidate: one call of the artifact, its input bound; or its calls elsewhere.
         reference: the same of the reference artifact.
         protocol: how long.
         seed: of the order within the rounds and of the bootstrap.
@@ -180,16 +197,20 @@ def _garbage_collection_off() -> Iterator[None]:
             gc.enable()
 
 
-def _warm_up(call: Callable[[], object], protocol: Measuring, clock: Clock) -> None:
+def _warm_up(call: Timed, protocol: Measuring, clock: Clock) -> None:
     """Calls until the median of a block of calls is that of the block before; bounded in calls and time."""
     block = max(1, protocol.warm_up_calls // 3)
     began = clock.wall()
     times: list[float] = []
     while len(times) < WARM_UP_FACTOR * protocol.warm_up_calls:
-        start = clock.wall()
-        call()
-        end = clock.wall()
-        times.append(end - start)
+        if isinstance(call, RemoteCalls):
+            times += call.turn(0.0, block)[:block, 0].tolist()
+            end = clock.wall()
+        else:
+            start = clock.wall()
+            call()
+            end = clock.wall()
+            times.append(end - start)
         if end - began >= WARM_UP_SHARE * protocol.time_limit_s:
             return
         since = len(times) - max(protocol.warm_up_calls, 2 * block)
@@ -199,8 +220,10 @@ def _warm_up(call: Callable[[], object], protocol: Measuring, clock: Clock) -> N
                 return
 
 
-def _turn(call: Callable[[], object], least_s: float, clock: Clock) -> Floats:
+def _turn(call: Timed, least_s: float, clock: Clock) -> Floats:
     """Wall and CPU seconds [calls, 2] of one turn."""
+    if isinstance(call, RemoteCalls):
+        return call.turn(least_s, TIMED_CALLS)
     wall, cpu = clock.wall, clock.cpu
     times: list[tuple[float, float]] = []
     call()

@@ -6,14 +6,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Protocol
 
-from autoshrink.backends import get_backend
 from autoshrink.cache import StageCache
-from autoshrink.errors import AutoshrinkError, ConfigError, TargetUnavailable
-from autoshrink.isolate.job import Job, Loaded
-from autoshrink.isolate.parent import run_job
+from autoshrink.errors import AutoshrinkError, ConfigError
+from autoshrink.isolate.probe import probe
 from autoshrink.pipeline import Pipeline
 from autoshrink.records import SCHEMA, StudyFolder, read_json, write_json
 from autoshrink.search.front import front
@@ -23,6 +20,7 @@ from autoshrink.search.study import Sampler
 from autoshrink.search.trial import TrialRunner
 from autoshrink.target import Target
 from autoshrink.task import Task
+from autoshrink.techniques import get_technique
 from autoshrink.types import Outcome, Recipe, Space, TrialRecord
 
 
@@ -106,7 +104,7 @@ def _run(folder: StudyFolder, task: Task, display: Display, cache: StageCache) -
         half_done = _read_half_done(folder, lane.target, lane.records)
         if lane.baseline is None:
             record = run(lane, Recipe())
-            if not record.is_measured:
+            if record.artifact is None:
                 folder.trial_file(lane.target.name, 0).unlink(missing_ok=True)
                 raise AutoshrinkError(f"the baseline of {lane.target.name} failed: {record.reason}")
         for record in lane.records:
@@ -115,19 +113,23 @@ def _run(folder: StudyFolder, task: Task, display: Display, cache: StageCache) -
             lane.sampler.enqueue(recipe)
 
     while not over():
-        # In turns, so that what one target's trial trained is fresh in the cache for the other's.
         waiting = [
             lane for lane in lanes if not lane.exhausted and (meta.trials is None or len(lane.records) < meta.trials)
         ]
         if not waiting:
             break
-        lane = min(waiting, key=lambda lane: len(lane.records))
+        lane = _next(lanes, waiting)
         suggestion = lane.sampler.ask()
         if suggestion is None:
             lane.exhausted = True
             display.say(f"{lane.target.name}: every recipe of space {meta.space.name} has been tried")
             continue
-        lane.sampler.tell(suggestion, run(lane, suggestion.recipe))
+        record = run(lane, suggestion.recipe)
+        lane.sampler.tell(suggestion, record)
+        if _is_shared(record):
+            for other in lanes:
+                if other is not lane:
+                    other.sampler.enqueue(suggestion.recipe)
 
     for lane in lanes:
         for record in _finalists(lane.records):
@@ -136,6 +138,24 @@ def _run(folder: StudyFolder, task: Task, display: Display, cache: StageCache) -
                 lane.runner.score_test(record)
             except AutoshrinkError as error:
                 display.say(f"{lane.target.name} trial {record.number} has no test score: {error}")
+
+
+def _next(lanes: list[_Lane], waiting: list[_Lane]) -> _Lane:
+    """Of the lanes with the fewest trials, the one whose turn it is to lead.
+
+    A recipe that needed training goes to the others next, so whoever comes first in a round proposes for all. The
+    lead changes from round to round: each target's sampler has its say.
+    """
+    fewest = min(len(lane.records) for lane in waiting)
+    at = fewest % len(lanes)
+    order = [*lanes[at:], *lanes[:at]]
+    return next(lane for lane in order if lane in waiting and len(lane.records) == fewest)
+
+
+def _is_shared(record: TrialRecord) -> bool:
+    """Whether other targets should try this recipe too, since its training, the dear part, is done."""
+    trained = any(get_technique(stage.technique).trains for stage in record.recipe.stages)
+    return trained and record.outcome in (Outcome.COMPLETE, Outcome.INFEASIBLE, Outcome.COMPILED)
 
 
 def _finalists(records: list[TrialRecord]) -> list[TrialRecord]:
@@ -153,7 +173,12 @@ def _prepare(
     folder.write_left_out(target.name, {removal.what: removal.why for removal in removals})
     records = [record for record in folder.records(target.name) if record.outcome is not Outcome.STOPPED]
     sampler = Sampler(
-        folder.path / "study.db", f"{folder.meta.name}/{target.name}", space, folder.meta.seed, target.limits
+        folder.path / "study.db",
+        f"{folder.meta.name}/{target.name}",
+        space,
+        folder.meta.seed,
+        target.limits,
+        target.batch,
     )
     return _Lane(target, space, TrialRunner(folder, task, target, pipeline, cache), sampler, records)
 
@@ -175,26 +200,3 @@ def _read_half_done(folder: StudyFolder, target: Target, records: list[TrialReco
     finally:
         path.unlink(missing_ok=True)
     return [] if any(record.recipe == recipe for record in records) else [recipe]
-
-
-def probe(target: Target) -> frozenset[str]:
-    """What the target's runtime reports of this machine, asked in a child.
-
-    Raises:
-        TargetUnavailable: the runtime is not here, with what to do about it.
-    """
-    backend = get_backend(target.backend)
-    available = backend.available()
-    if available.state != "ready":
-        raise TargetUnavailable(f"target {target.name} is {available.state}: {available.why}; {available.fix}")
-    with TemporaryDirectory(prefix="autoshrink-") as place:
-        job = Job(
-            backend=target.backend,
-            threads=target.threads,
-            batch=target.batch,
-            limits=target.child,
-            artifact=Loaded(Path(place), (), "fp32"),
-            probe=True,
-            device=target.device,
-        )
-        return run_job(job, Path(place)).capabilities

@@ -69,14 +69,16 @@ class Sampler:
     """
 
     @_stored
-    def __init__(self, database: Path, name: str, space: Space, seed: int, limits: Limits) -> None:
+    def __init__(self, database: Path, name: str, space: Space, seed: int, limits: Limits, batch: int = 1) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space = space
         self._limits = limits
+        self._batch = batch
         self._random = random.Random(seed)  # noqa: S311 - draws recipes, no secrets
         recipes = enumerate_recipes(space, ENUMERABLE)
         self._all = None if recipes is None else {recipe.key: recipe for recipe in recipes}
         self._known: set[str] = set()
+        self._waiting: set[str] = set()
         self._study = _new_study(database, name, optuna.samplers.TPESampler(seed=seed, n_startup_trials=8))
 
     @_stored
@@ -93,7 +95,8 @@ class Sampler:
     def enqueue(self, recipe: Recipe) -> None:
         """Proposes a recipe to be asked for next; one that is known, or that the space does not hold, is left out."""
         parameters = parameters_of(self._space, recipe)
-        if parameters is not None and recipe.key not in self._known:
+        if parameters is not None and recipe.key not in self._known | self._waiting:
+            self._waiting.add(recipe.key)
             self._study.enqueue_trial(parameters)
 
     @_stored
@@ -134,12 +137,14 @@ class Sampler:
         """The outcome of a suggestion. What was not measured counts as failed; limits count as constraints."""
         trial = suggestion.trial
         trial.set_user_attr("record", record.number)
-        if record.val is None or record.latency is None or record.artifact is None:
+        if record.val is None or record.artifact is None:
             self._study.tell(trial, state=TrialState.FAIL)
             return
-        for name, excess in excesses(record, self._limits).items():
+        for name, excess in excesses(record, self._limits, self._batch).items():
             trial.set_constraint(name, excess)
-        self._study.tell(trial, [record.val.value, record.latency.ratio, float(record.artifact.size_bytes)])
+        # Where nothing is timed, all trials are equally fast to the sampler, and it goes by the others.
+        ratio = record.latency.ratio if record.latency else 1.0
+        self._study.tell(trial, [record.val.value, ratio, float(record.artifact.size_bytes)])
 
 
 def _new_study(database: Path, name: str, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
@@ -182,13 +187,21 @@ def distribution(dimension: Dimension) -> BaseDistribution:
     return CategoricalDistribution(dimension.values)
 
 
-def excesses(record: TrialRecord, limits: Limits) -> dict[str, float]:
-    """Limit name -> by which share a measured record is over it (0 or less: it keeps it)."""
+def excesses(record: TrialRecord, limits: Limits, batch: int = 1) -> dict[str, float]:
+    """Limit name -> by which share a record is over it (0 or less: it keeps it); of what was found out only.
+
+    `batch` is the target's: rows of the call whose latency is known.
+    """
     over: dict[str, float] = {}
     if limits.latency_ms is not None and record.latency is not None:
         over["latency"] = record.latency.ms / limits.latency_ms - 1
     if limits.size_bytes is not None and record.artifact is not None:
         over["size"] = record.artifact.size_bytes / limits.size_bytes - 1
+    if limits.throughput is not None and record.latency is not None:
+        over["throughput"] = limits.throughput / (batch / record.latency.ms * 1000) - 1
+    for name, most in limits.figures.items():
+        if name in record.figures:
+            over[name] = record.figures[name].value / most - 1
     if limits.drop is not None and record.drop is not None:
         over["drop"] = record.drop - limits.drop
     return over

@@ -14,12 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from autoshrink.agreement import bounded_db, sqnr_db
+from autoshrink.backends import get_backend
+from autoshrink.backends.base import Source
 from autoshrink.cache import StageCache
 from autoshrink.compressed_size import gzip_bytes
 from autoshrink.errors import AutoshrinkError, ChildError, StageError
 from autoshrink.isolate.job import Job, JobResult, Loaded
-from autoshrink.isolate.parent import run_job
-from autoshrink.isolate.process import ChildProcess
+from autoshrink.isolate.parent import compile_and_run, run_job
+from autoshrink.isolate.probe import availability
+from autoshrink.isolate.process import ChildProcess, interpreter
 from autoshrink.measure.stats import paired_difference, score_of
 from autoshrink.pipeline import Pipeline
 from autoshrink.records import StudyFolder
@@ -41,6 +44,9 @@ class TrialRunner:
     """Runs recipes of one study on one target. Whatever happens to a trial becomes its record."""
 
     def __init__(self, folder: StudyFolder, task: Task, target: Target, pipeline: Pipeline, cache: StageCache) -> None:
+        self._backend = get_backend(target.backend)
+        self._available = availability(target)
+        self._python = interpreter(target)
         self._folder = folder
         self._task = task
         self._target = target
@@ -59,7 +65,7 @@ class TrialRunner:
         try:
             place.mkdir(parents=True)
             # Started here, the child has its imports behind it when the pipeline is through.
-            with ChildProcess(place, self._target.threads) as child:
+            with ChildProcess(place, self._target.threads, self._python) as child:
                 record = self._run(record, child, place, baseline, seconds, listen)
         except AutoshrinkError as error:
             log = Path(error.log) if isinstance(error, ChildError) else None
@@ -96,6 +102,9 @@ class TrialRunner:
             reasons = {str(name): why for name, why in target.unsupported.items()}
             why = reasons.get(recipe.precision, f"target {target.name} lists no such precision")
             return replace(record, outcome=Outcome.REJECTED, reason=f"{recipe.precision}: {why}")
+        why = self._backend.refuses(recipe, target)
+        if why:
+            return replace(record, outcome=Outcome.REJECTED, reason=why)
         built = self._pipeline.run(recipe, target, listen)
         seconds.update(built.seconds)
         record = replace(record, reused=built.reused, weight_bits=dict(built.weight_bits))
@@ -103,26 +112,34 @@ class TrialRunner:
         began = time.monotonic()
         example = self.arrays_folder(first_rows(task.val.inputs, target.batch))
         val = self.arrays_folder(task.val.inputs)
+        calibration = self.arrays_folder(task.calibration) if built.settings else None
         seconds["prepare"] = time.monotonic() - began
         reference = None
         if baseline is not None and baseline.artifact is not None:
             reference = self.loaded(baseline.artifact)
-        job = Job(
-            backend=target.backend,
-            threads=target.threads,
-            batch=target.batch,
-            limits=target.child,
-            artifact=Loaded(place / "artifact", (), recipe.precision),
-            model=built.model_onnx,
+        state = self._available.state
+        source = Source(
+            built.model,
+            recipe.precision,
+            recipe,
+            built.settings,
+            calibration,
+            target.batch,
+            target.threads,
+            target.options,
+        )
+        job = replace(
+            self._job(Loaded(place / "artifact", (), recipe.precision), source),
+            run=state != "compile-only",
             reference=reference,
             example=example,
-            measure=target.measuring,
+            measure=target.measuring if state == "ready" else None,
             audit=True,
             evaluate={"val": val},
-            seed=self._folder.meta.seed,
-            device=target.device,
         )
-        result = run_job(job, place, lambda stage: listen(stage, 0, 0), child=child)
+        result = compile_and_run(
+            job, place, lambda stage: listen(stage, 0, 0), self._python, child, self._backend.apart
+        )
         for stage, value in result.seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + value
 
@@ -133,6 +150,25 @@ class TrialRunner:
 
     def _judge(self, record: TrialRecord, place: Path, baseline: TrialRecord | None, result: JobResult) -> TrialRecord:
         task, target = self._task, self._target
+        folder = place / "artifact"
+        artifact = Artifact(
+            target.backend,
+            record.recipe.precision,
+            result.files,
+            self._relative(folder),
+            result.runtime,
+            gzip_bytes(folder / file.name for file in result.files),
+        )
+        record = replace(
+            record,
+            artifact=artifact,
+            audit=result.audit,
+            figures=dict(result.figures),
+            peak_memory_bytes=result.peak_memory_bytes,
+        )
+        if "val" not in result.outputs:
+            why = f"compiled, not measured: {self._available.why}"
+            return self._within_limits(replace(record, outcome=Outcome.COMPILED, reason=why))
         outputs = load_arrays(result.outputs["val"])
         val = self._score(outputs, task.val)
         if baseline is None:
@@ -145,35 +181,28 @@ class TrialRunner:
         if baseline is not None:
             # The baseline's outputs stay for the paired comparisons; the others' have served.
             shutil.rmtree(result.outputs["val"], ignore_errors=True)
-        folder = place / "artifact"
-        artifact = Artifact(
-            target.backend,
-            record.recipe.precision,
-            result.files,
-            self._relative(folder),
-            result.runtime,
-            gzip_bytes(folder / file.name for file in result.files),
-        )
         record = replace(
             record,
             val=val,
             drop=drop,
             drop_ci=drop_ci,
             latency=result.latency,
-            artifact=artifact,
-            audit=result.audit,
             agreement_db=bounded_db(agreement),
-            peak_memory_bytes=result.peak_memory_bytes,
             log=self._relative(place / "child.log"),
             samples=self._relative(result.samples) if result.samples else None,
             outcome=Outcome.COMPLETE,
+            reason="" if result.latency else f"latency not measured: {self._available.why}",
         )
-        over = [name for name, excess in excesses(record, target.limits).items() if excess > 0]
-        if over:
-            return replace(
-                record, outcome=Outcome.INFEASIBLE, reason="; ".join(self._over(record, name) for name in over)
-            )
-        return record
+        return self._within_limits(record)
+
+    def _within_limits(self, record: TrialRecord) -> TrialRecord:
+        """The record, infeasible when it is over a limit of the target."""
+        over = [
+            name for name, excess in excesses(record, self._target.limits, self._target.batch).items() if excess > 0
+        ]
+        if not over:
+            return record
+        return replace(record, outcome=Outcome.INFEASIBLE, reason="; ".join(self._over(record, name) for name in over))
 
     def _over(self, record: TrialRecord, limit: str) -> str:
         limits = self._target.limits
@@ -183,30 +212,27 @@ class TrialRunner:
             return (
                 f"size {human_bytes(record.artifact.size_bytes)} is over the limit of {human_bytes(limits.size_bytes)}"
             )
+        if limit == "throughput" and record.latency:
+            found = self._target.batch / record.latency.ms * 1000
+            return f"throughput of {found:.4g} rows a second is under the least of {limits.throughput:g}"
+        if limit in limits.figures:
+            figure = record.figures[limit]
+            kind = "estimated " if figure.estimate else ""
+            return (
+                f"{kind}{limit} of {figure.value:,.0f} {figure.unit} is over the limit of {limits.figures[limit]:,.0f}"
+            )
         return f"{self._task.metric_name} drops by {record.drop:.4f}, over the limit of {limits.drop}"
 
     def score_test(self, record: TrialRecord) -> TrialRecord:
         """The record with the score of its artifact on the test split, written to the study's folder."""
-        if record.artifact is None or record.test is not None:
+        if record.artifact is None or record.test is not None or self._available.state == "compile-only":
             return record
         place = self._folder.trial_folder(self._target.name, record.number) / "test"
         place.mkdir(exist_ok=True)
-        job = Job(
-            backend=self._target.backend,
-            threads=self._target.threads,
-            batch=self._target.batch,
-            limits=self._target.child,
-            artifact=self.loaded(record.artifact),
-            model=None,
-            reference=None,
-            example=None,
-            measure=None,
-            audit=False,
-            evaluate={"test": self.arrays_folder(self._task.test.inputs)},
-            seed=self._folder.meta.seed,
-            device=self._target.device,
+        job = replace(
+            self._job(self.loaded(record.artifact)), evaluate={"test": self.arrays_folder(self._task.test.inputs)}
         )
-        result = run_job(job, place)
+        result = run_job(job, place, python=self._python)
         outputs = load_arrays(result.outputs["test"])
         record = replace(record, test=self._score(outputs, self._task.test))
         if record.number != 0:
@@ -215,6 +241,22 @@ class TrialRunner:
             shutil.rmtree(place, ignore_errors=True)
         self._folder.write(record)
         return record
+
+    def _job(self, artifact: Loaded, source: Source | None = None) -> Job:
+        """A job of this target that does nothing with `artifact` yet, except compiling it from `source`."""
+        target = self._target
+        return Job(
+            backend=target.backend,
+            threads=target.threads,
+            batch=target.batch,
+            limits=target.child,
+            artifact=artifact,
+            source=source,
+            options=target.options,
+            pin=target.pin,
+            seed=self._folder.meta.seed,
+            device=target.device,
+        )
 
     def _score(self, outputs: Arrays, split: Split) -> Score:
         task = self._task

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from autoshrink.backends.base import Source
 from autoshrink.errors import ChildError
 from autoshrink.isolate.device import device_lock
 from autoshrink.isolate.job import Failure, Job, JobResult, Loaded, parse_answer
@@ -38,7 +39,7 @@ def model(tmp_path: Path) -> Path:
 
 def fake_job(model: Path, backend: str = "FakeBackend", limits: ChildLimits = PLENTY) -> Job:
     artifact = Loaded(model.parent / "artifact", (), "fp32")
-    return Job(f"tests.fake_backends:{backend}", 1, 3, limits, artifact, model=model)
+    return Job(f"tests.fake_backends:{backend}", 1, 3, limits, artifact, source=Source(model))
 
 
 def arrays(folder: Path, **named: np.ndarray) -> Path:
@@ -122,7 +123,7 @@ def test_half_an_answer_is_none(text: str) -> None:
 def test_a_job_without_work_or_input_is_refused(model: Path) -> None:
     job = fake_job(model)
     with pytest.raises(ValueError, match="a model to compile"):
-        replace(job, model=None)
+        replace(job, source=None)
     with pytest.raises(ValueError, match="a model to compile"):
         replace(job, artifact=Loaded(model.parent, ("artifact",), "fp32"))
     with pytest.raises(ValueError, match="needs an input"):
@@ -170,14 +171,14 @@ def test_the_peak_memory_is_the_childs_own(model: Path, tmp_path: Path) -> None:
 
 def test_a_job_can_be_run_again_in_the_same_folder(model: Path, tmp_path: Path) -> None:
     first = run_job(fake_job(model), tmp_path / "work")
-    again = replace(fake_job(model), model=None, artifact=Loaded(tmp_path / "artifact", ("artifact",), "fp32"))
+    again = replace(fake_job(model), source=None, artifact=Loaded(tmp_path / "artifact", ("artifact",), "fp32"))
     assert run_job(again, tmp_path / "work").files == first.files
     # What an earlier run answered is not taken for the answer of this one.
     assert failure(fake_job(model, "FakeExit"), tmp_path / "work").stage == "compile"
 
 
 def test_a_probe_only_asks_for_capabilities(model: Path, tmp_path: Path) -> None:
-    job = replace(fake_job(model), model=None, probe=True)
+    job = replace(fake_job(model), source=None, probe=True)
     stages: list[str] = []
     assert run_job(job, tmp_path / "work", stages.append).capabilities == {"FAKE"}
     assert stages == ["probe"]

@@ -114,7 +114,7 @@ class TestReuse:
         first, second = run(PRUNE, FINETUNE, GRAPH), run(PRUNE, FINETUNE, GRAPH)
         assert second.reused == ("prune", "finetune", "export", "fake_graph")
         assert set(second.seconds) == {"cache"}
-        assert (second.key, second.model_onnx, second.float_onnx) == (first.key, first.model_onnx, first.float_onnx)
+        assert (second.key, second.model, second.float_model) == (first.key, first.model, first.float_model)
 
     def test_equal_beginnings_are_made_once(self, run: Callable[..., Built]) -> None:
         run(PRUNE, FINETUNE)
@@ -126,14 +126,14 @@ class TestReuse:
     def test_baseline_is_the_export_alone(self, run: Callable[..., Built], task: Task) -> None:
         built = run()
         assert set(built.seconds) == {"export", "cache"}
-        assert built.model_onnx == built.float_onnx
+        assert built.model == built.float_model
         logits = run_example(task.model(), task)["logits"].tolist()
-        assert json.loads(built.model_onnx.read_text())["logits"] == logits
+        assert json.loads(built.model.read_text())["logits"] == logits
 
     def test_graph_stages_follow_the_export(self, run: Callable[..., Built]) -> None:
         built = run(PRUNE, GRAPH)
-        assert built.model_onnx.read_text() == built.float_onnx.read_text().upper()
-        assert run(PRUNE).model_onnx == built.float_onnx
+        assert built.model.read_text() == built.float_model.read_text().upper()
+        assert run(PRUNE).model == built.float_model
 
     def test_stages_that_are_off_leave_no_trace(self, run: Callable[..., Built]) -> None:
         built = run({**PRUNE, "ratio": 0.0}, {**GRAPH, "shout": "no"})
@@ -218,20 +218,20 @@ class TestLookup:
     @pytest.mark.parametrize("file", ["model.safetensors", "structure.json"])
     def test_corrupt_entries_are_made_again(self, run: Callable[..., Built], cache: StageCache, file: str) -> None:
         first = run(PRUNE, FINETUNE)
-        text = first.model_onnx.read_text()
+        text = first.model.read_text()
         damaged = entry(cache, "finetune") / file
         damaged.write_bytes(damaged.read_bytes()[:-3] + b"abc")
-        first.float_onnx.unlink()
+        first.float_model.unlink()
         again = run(PRUNE, FINETUNE)
         assert again.reused == ("prune",)
-        assert again.model_onnx.read_text() == text
+        assert again.model.read_text() == text
 
     def test_corrupt_graph_is_transformed_again(self, run: Callable[..., Built]) -> None:
         built = run(PRUNE, GRAPH)
-        built.model_onnx.write_text("junk")
+        built.model.write_text("junk")
         again = run(PRUNE, GRAPH)
         assert again.reused == ("prune", "export")
-        assert again.model_onnx.read_text() == again.float_onnx.read_text().upper()
+        assert again.model.read_text() == again.float_model.read_text().upper()
 
     def test_what_another_process_made_meanwhile_is_taken(self, task: Task, cache: StageCache) -> None:
         class FakeLateCache(StageCache):

@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from autoshrink.backends.base import Source
 from autoshrink.cache import StageCache
 from autoshrink.errors import StageError
 from autoshrink.export import export_onnx
@@ -146,7 +147,7 @@ class TestFile:
         from autoshrink.backends.onnxruntime import OnnxRuntime
 
         runtime = OnnxRuntime()
-        files = runtime.compile(tmp_path / "model.onnx", tmp_path / "artifact", "int8_static")
+        files = runtime.compile(Source(tmp_path / "model.onnx", "int8_static"), tmp_path / "artifact").files
         audit = runtime.load(tmp_path / "artifact", files, "int8_static", 1).audit()
         assert audit.int8_layers == len(audit.layers) == 7
         assert {layer.name.partition("/")[0] for layer in audit.layers} >= {"attention.query", "expand", "head"}

@@ -14,6 +14,7 @@ from torch import nn
 
 from autoshrink.agreement import sqnr_db
 from autoshrink.backends import get_backend
+from autoshrink.backends.base import Source
 from autoshrink.errors import StageError
 from autoshrink.export import export_onnx
 from autoshrink.onnx_graph import fixed_batches, quiet_session, run
@@ -260,7 +261,9 @@ def test_openvino_computes_the_same(exported, tmp_path, name, scheme):
     pytest.importorskip("openvino")
     source, task = exported(name)
     backend = get_backend("openvino")
-    files = backend.compile(quantize(source, tmp_path / "m.onnx", task, scheme), tmp_path / "artifact", scheme)
+    files = backend.compile(
+        Source(quantize(source, tmp_path / "m.onnx", task, scheme), scheme), tmp_path / "artifact"
+    ).files
     session = backend.load(tmp_path / "artifact", files, scheme, 1)
     reference = quiet_session(source)
     batches = list(fixed_batches({name: array[:16] for name, array in task.val.inputs.items()}, 1))

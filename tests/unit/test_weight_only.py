@@ -12,6 +12,7 @@ from torch import nn
 
 from autoshrink.agreement import sqnr_db
 from autoshrink.backends import get_backend
+from autoshrink.backends.base import Source
 from autoshrink.config import load_target
 from autoshrink.errors import StageError
 from autoshrink.export import export_onnx
@@ -227,7 +228,7 @@ def test_openvino_reads_the_stored_weights_and_keeps_them_small(tmp_path, scheme
     weight = nearest(random_weight(64, inputs), bits, block).restored(inputs)
     onnx.save(packed(linear(64, inputs), bits, block), tmp_path / "m.onnx")
     backend = get_backend("openvino")
-    files = backend.compile(tmp_path / "m.onnx", tmp_path / "artifact", scheme)
+    files = backend.compile(Source(tmp_path / "m.onnx", scheme), tmp_path / "artifact").files
     session = backend.load(tmp_path / "artifact", files, scheme, 1)
     assert sqnr_db(x @ weight.T, session.run({"x": x})["y"]) > 40
     # Its own format holds scales as float32, zero points too when they fill no whole bytes, and a little structure.
