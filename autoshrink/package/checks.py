@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from autoshrink.agreement import sqnr_db
 from autoshrink.backends import get_backend
-from autoshrink.backends.base import processor_name
+from autoshrink.backends.base import State, processor_name
 from autoshrink.cache import file_sha256
 from autoshrink.errors import StageError
 from autoshrink.package.manifest import Manifest, OutputPort
@@ -41,7 +41,8 @@ class Check:
     """One thing that was compared.
 
     Attributes:
-        name: `files`, `runtime`, `run`, `parity <output>`, `answers <output>`, `<metric>` or `latency`.
+        name: `files`, `runtime`, `run`, `parity <output>`, `answers <output>`, `first run <output>`, `<metric>` or
+            `latency`.
         found: here and now; `expected`: by the record; both as people read them.
         rule: when it is right.
         text: the whole in a sentence.
@@ -81,24 +82,38 @@ def _file_problem(path: Path, file: ArtifactFile) -> str:
         return f"{file.name} cannot be read ({error.strerror or error})"
 
 
-def check_runtime(manifest: Manifest) -> tuple[Check, list[str]]:
-    """Whether the runtime works here, and a note when its version is not the recorded one."""
+def check_runtime(manifest: Manifest) -> tuple[Check, State, list[str]]:
+    """Whether the runtime works here, what it can do here, and what is to be known about it.
+
+    A package that was never run is right, too, where it cannot be run: then it stays compiled, not measured.
+    """
     backend, recorded = get_backend(manifest.runtime.backend), manifest.runtime.version
     available = backend.available()
-    ready = available.state == "ready"
-    version = backend.runtime() if ready else available.state
+    state = available.state
+    runs = state in ("ready", "untimed")
+    never_ran = state == "compile-only" and bool(manifest.not_run)
+    version = backend.runtime() if runs else state
+    notes = []
+    if runs:
+        text = f"{version} runs here"
+        if version != recorded:
+            notes.append(f"{version} is here, the package was made with {recorded}")
+        if state == "untimed":
+            notes.append(f"latency was not measured: {available.why}")
+    elif never_ran:
+        text = f"compiled, not measured: {available.why}"
+        notes.append(f"nothing was run, neither here nor where the package was written; {available.fix}")
+    else:
+        text = f"{available.why}; {available.fix}"
     check = Check(
         name="runtime",
-        ok=ready,
+        ok=runs or never_ran,
         found=version,
         expected=recorded,
-        rule="the runtime is installed and works here; its version may differ",
-        text=f"{version} runs here" if ready else f"{available.why}; {available.fix}",
+        rule="the runtime is installed and works here, or never did for this package; its version may differ",
+        text=text,
     )
-    notes = []
-    if ready and version != recorded:
-        notes.append(f"{version} is here, the package was measured with {recorded}")
-    return check, notes
+    return check, state, notes
 
 
 def failed_run(error: StageError) -> Check:
@@ -127,6 +142,25 @@ def check_parity(port: OutputPort, expected: Array, found: Array, tolerance: Tol
         rule=f"signal to noise against the recorded outputs is {tolerance.sqnr_db:g} dB or more",
         text=f"{port.name} of {len(expected)} samples against the recorded outputs: {words} "
         f"(at least {tolerance.sqnr_db:g} dB; processors round differently)",
+    )
+
+
+def check_first_run(port: OutputPort, float_output: Array, found: Array) -> Check:
+    """Whether an output [N, ...] of a package that was never run is of numbers, and how near the float model's it is.
+
+    How near it has to be depends on the compression, so any number will do.
+    """
+    finite = bool(np.isfinite(found).all())
+    fits = float_output.shape == found.shape
+    decibel = sqnr_db(float_output, found) if finite and fits else -math.inf
+    words = f"{decibel:.1f} dB from the float model's" if decibel > -math.inf else "not finite, or of another shape"
+    return Check(
+        name=f"first run {port.name}",
+        ok=finite and fits,
+        found=words,
+        expected="not recorded",
+        rule="the outputs are finite, and one comes for each sample",
+        text=f"{port.name} of {len(float_output)} samples: {words} (nothing was recorded to compare with)",
     )
 
 

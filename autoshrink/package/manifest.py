@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from autoshrink.backends import BACKENDS
+from autoshrink.backends import BACKENDS, get_backend
 from autoshrink.errors import ConfigError
 from autoshrink.target import Target
-from autoshrink.types import PRECISIONS, ArtifactFile, Interval, Latency, Scalar, Score
+from autoshrink.types import PRECISIONS, ArtifactFile, Figure, Interval, Latency, Outcome, Scalar, Score
 
 SCHEMA = 1
 MANIFEST = "package.json"
 ARTIFACT, REFERENCE = "artifact", "reference"
-INPUTS, TARGETS, OUTPUTS = "samples/inputs", "samples/targets", "samples/outputs"
+INPUTS, TARGETS, OUTPUTS, FLOAT = "samples/inputs", "samples/targets", "samples/outputs", "samples/float"
 
 # Far over what any package needs, far under what would hang the machine that reads one.
 _MANIFEST_BYTES = 16 * 2**20
@@ -73,12 +73,16 @@ class Runtime:
 
 @dataclass(frozen=True)
 class AuditCounts:
-    """How many kernels with weights the runtime chose, how many of them in 8 bit, conversions left, kernels in all."""
+    """How many kernels with weights the runtime chose, how many of them in 8 bit, conversions left, kernels in all.
+
+    `notes` say where the target does other than the recipe.
+    """
 
     layers: int
     int8_layers: int
     conversions: int
     kernels: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,9 @@ class Figures:
         drop: loss of the metric on val against the baseline, paired over the samples.
         size_ratio: bytes over the baseline's.
         agreement_db: signal to quantization noise of the outputs against the float torch model, decibel.
+        outcome: of the trial.
+        reason: why something is None.
+        figures: name -> what the backend found in compiling, such as the bytes of an arena.
     """
 
     val: Score | None
@@ -100,6 +107,9 @@ class Figures:
     size_ratio: float
     audit: AuditCounts | None
     agreement_db: float | None
+    outcome: Outcome = Outcome.COMPLETE
+    reason: str = ""
+    figures: Mapping[str, Figure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,10 +119,12 @@ class Manifest:
     Attributes:
         study: name of the study, of the trial and of the seed that it came from.
         recipe: the stages, as `Recipe.to_json` gives them; `words` is how people read them.
-        target: the whole hardware profile that it was made and measured for.
+        target: the hardware profile that it was made and measured for, without the interpreter of its machine.
         machine: as `describe_machine` gave it when the study began.
         samples: how many rows of the test split lie in `samples/`.
         files: every file of the package but this one, names relative to the package with `/`.
+        not_run: why nothing could run the artifact where the package was written; empty when something did. Then
+            there is no `samples/outputs`, but `samples/float`: what the task's float model gives for the samples.
     """
 
     name: str
@@ -132,6 +144,7 @@ class Manifest:
     machine: Mapping[str, Any]
     samples: int
     files: tuple[ArtifactFile, ...]
+    not_run: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, the schema's number first."""
@@ -181,6 +194,10 @@ def _problems(manifest: Manifest, folder: Path) -> list[str]:
     runtime, target = manifest.runtime, manifest.target
     if runtime.backend not in BACKENDS or target.backend != runtime.backend:
         problems.append(f"runtime.backend: {runtime.backend!r} is none of {', '.join(BACKENDS)}, or not the target's")
+    else:
+        problems += _option_problems(target)
+    if target.python:
+        problems.append(f"target.python: {target.python!r}; a package may not name what runs it")
     for precision in (runtime.precision, runtime.reference_precision):
         if precision not in PRECISIONS:
             problems.append(f"runtime: precision {precision!r} is none of {', '.join(PRECISIONS)}")
@@ -205,12 +222,26 @@ def _problems(manifest: Manifest, folder: Path) -> list[str]:
     signature = manifest.signature
     needed = [f"{ARTIFACT}/{name}" for name in runtime.artifact] + [f"{REFERENCE}/{name}" for name in runtime.reference]
     needed += [f"{INPUTS}/{port.name}.npy" for port in signature.inputs]
-    needed += [f"{OUTPUTS}/{port.name}.npy" for port in signature.outputs]
+    needed += [f"{FLOAT if manifest.not_run else OUTPUTS}/{port.name}.npy" for port in signature.outputs]
     problems += [f"files: {name!r} is used and not listed" for name in needed if name not in listed]
     if not runtime.artifact:
         problems.append("runtime.artifact: is empty; there is nothing to run")
     if not signature.inputs or not signature.outputs:
         problems.append("signature: needs an input and an output")
+    return problems
+
+
+def _option_problems(target: Target) -> list[str]:
+    """What a stranger's options may not say: a key the backend does not have, or a value that is none of its list."""
+    options = get_backend(target.backend).options if target.options else {}
+    problems = []
+    for key, value in target.options.items():
+        if key not in options:
+            problems.append(f"target.options.{key}: is none of {', '.join(options) or 'this backend, which has none'}")
+            continue
+        allowed = options[key].allowed
+        if allowed is not None and value not in allowed.values:
+            problems.append(f"target.options.{key}: {value!r} is none of {', '.join(map(str, allowed.values))}")
     return problems
 
 

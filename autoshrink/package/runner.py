@@ -1,19 +1,21 @@
-"""Runs the compiled model of the package in this folder. Needs numpy and the runtime of requirements.txt, no more.
+"""Runs the compiled model of the package in this folder. Needs numpy and what requirements.txt names, no more.
 
     python run.py                       runs the samples and compares with the outputs that were recorded
     python run.py x.npy [y.npy ...]     runs arrays [N, ...], one file an input, in the order of the signature
     python run.py x.npy --save FOLDER   and saves each output as FOLDER/<output>.npy
 
 As a module: `Model(folder)(inputs)`, inputs and outputs being dictionaries from name to array [N, ...].
+
+`runtime.py`, beside this file, opens the compiled files.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -23,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 SCHEMA = 1
+RUNTIME = "runtime.py"
 AGREEMENT_DB = 30.0
 """Least signal to noise of an output against the recorded one; processors round differently, not more than that."""
 
@@ -73,7 +76,7 @@ class Model:
         return {name: np.concatenate([part[i] for part in parts])[:count] for i, name in enumerate(names)}
 
     def samples(self, kind: str) -> dict[str, npt.NDArray[Any]]:
-        """The arrays [N, ...] of `samples/<kind>`: `inputs` or `outputs`."""
+        """The arrays [N, ...] of `samples/<kind>`: `inputs`, `outputs`, or `float` (the outputs of the float model)."""
         ports = self.inputs if kind == "inputs" else self.outputs
         return {port["name"]: load_array(self.folder / "samples" / kind / f"{port['name']}.npy") for port in ports}
 
@@ -92,70 +95,25 @@ class Model:
         return next(iter(counts.values()))
 
     def _load(self) -> Run:
-        runtime = self.manifest["runtime"]
-        if runtime["backend"] not in LOADERS:
-            raise PackageError(f"package.json:runtime.backend: {runtime['backend']!r}; known are {', '.join(LOADERS)}")
-        outputs = [port["name"] for port in self.outputs]
-        first = self.folder / "artifact" / runtime["artifact"][0]
+        runtime, opener = self.manifest["runtime"], _imported(self.folder / RUNTIME)
         try:
-            return LOADERS[runtime["backend"]](first, runtime["precision"], self.manifest["target"]["threads"], outputs)
+            run: Run = opener.load(self.folder / "artifact", self.manifest)
         except ImportError as error:
             raise PackageError(f"{error}; install it: pip install -r requirements.txt") from error
         except Exception as error:
-            raise PackageError(f"{runtime['version']} made {first.name}, and it cannot be loaded: {error}") from error
+            first = runtime["artifact"][0]
+            raise PackageError(f"{runtime['version']} made {first}, and it cannot be loaded: {error}") from error
+        return run
 
 
-def _onnxruntime(path: Path, precision: str, threads: int, outputs: Sequence[str]) -> Run:
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
-    # An 8-bit product that is fused with its float bias runs in float, and much slower.
-    disabled = ["MatMulAddFusion"] if precision == "int8_static" else []
-    session = onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
-    )
-    return lambda inputs: list(session.run(list(outputs), dict(inputs)))
-
-
-def _openvino(path: Path, precision: str, threads: int, outputs: Sequence[str]) -> Run:
-    # The runtime reports its use when it is imported; it goes without when this package is not there.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
-    properties = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads,
-        # Left to itself, it computes float32 models in bfloat16 where the processor can.
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-    }
-    # Packed weights ship as ONNX. Converted, not read: reading leaves kernels in it that change types.
-    model = openvino.convert_model(str(path)) if path.suffix == ".onnx" else str(path)
-    compiled = openvino.Core().compile_model(model, "CPU", properties)
-    request = compiled.create_infer_request()
-    takes = [_openvino_name(port) for port in compiled.inputs]
-    gives = [_openvino_name(port) for port in compiled.outputs]
-
-    def run(inputs: Arrays) -> list[npt.NDArray[Any]]:
-        results = request.infer({i: np.ascontiguousarray(inputs[name]) for i, name in enumerate(takes)})
-        return [results[gives.index(name)] for name in outputs]
-
-    return run
-
-
-def _openvino_name(port: Any) -> str:
-    return str(port.get_node().get_friendly_name()).removesuffix("/sink_port_0")
-
-
-LOADERS: dict[str, Callable[[Path, str, int, Sequence[str]], Run]] = {
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-}
+def _imported(path: Path) -> Any:
+    """The module of a file, whatever lies on the path under its name."""
+    spec = importlib.util.spec_from_file_location(f"package_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise PackageError(f"{path.name} is missing; fetch the package again")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def load_array(path: Path) -> npt.NDArray[Any]:
@@ -215,8 +173,10 @@ def _say(text: str) -> None:
 
 
 def _run_samples(model: Model) -> int:
-    expected = model.samples("outputs")
     found = model(model.samples("inputs"))
+    if model.manifest.get("not_run"):
+        return _compare_with_float(model, found)
+    expected = model.samples("outputs")
     agrees = True
     for port in model.outputs:
         name = port["name"]
@@ -232,6 +192,19 @@ def _run_samples(model: Model) -> int:
         _say(line)
     _say("The package runs here as it was recorded." if agrees else "The outputs are NOT those that were recorded.")
     return 0 if agrees else 1
+
+
+def _compare_with_float(model: Model, found: Arrays) -> int:
+    _say(f"No outputs were recorded when this package was written ({model.manifest['not_run']}).")
+    expected = model.samples("float")
+    for name, array in found.items():
+        if not np.isfinite(array).all():
+            _say(f"{name} holds NaN or infinity: the compiled model does NOT work here.")
+            return 1
+        decibel = agreement_db(expected[name], array)
+        _say(f"{name} {list(array.shape)}: within {decibel:.1f} dB of the float model, before its compression")
+    _say("The package runs here; how well a compressed model has to agree with the float one is yours to say.")
+    return 0
 
 
 def _run_files(model: Model, paths: Sequence[Path], save: Path | None) -> int:

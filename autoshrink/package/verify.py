@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from autoshrink.backends.base import State
 from autoshrink.errors import AutoshrinkError, ConfigError, StageError
 from autoshrink.isolate.job import Job, Loaded
 from autoshrink.isolate.parent import run_job
@@ -18,13 +20,14 @@ from autoshrink.package.checks import (
     Tolerance,
     check_answers,
     check_files,
+    check_first_run,
     check_latency,
     check_parity,
     check_runtime,
     check_score,
     failed_run,
 )
-from autoshrink.package.manifest import ARTIFACT, INPUTS, MANIFEST, OUTPUTS, REFERENCE, Manifest, read_manifest
+from autoshrink.package.manifest import ARTIFACT, FLOAT, INPUTS, MANIFEST, OUTPUTS, REFERENCE, Manifest, read_manifest
 from autoshrink.package.samples import read_arrays, write_arrays
 from autoshrink.task import Task
 from autoshrink.types import Latency, Score
@@ -70,12 +73,14 @@ def verify(folder: Path, *, task: Task | None = None, tolerance: Tolerance | Non
 
     1. files: each listed one is there with its bytes and SHA-256.
     2. runtime: installed here. Another version than recorded is a note.
-    3. parity: the samples' outputs agree with the recorded ones.
+    3. parity: the samples' outputs agree with the recorded ones. Of a package that was never run, since its device was
+       not there when it was written, they are finite; how near they are to the float model's is told. Where its device
+       is not here either, nothing more is checked: it stays compiled, not measured.
     4. answers: for logits, the largest one is the same; with `task`, its metric on test (on val when test was not
        scored) is not under the recorded interval.
     5. latency: interleaved with the baseline in `reference/`. On the recorded processor the ratio's lower end may not
        be over the recorded upper end times `tolerance.latency`; on another, which the notes name, the model may not
-       be slower than the baseline.
+       be slower than the baseline. Not on an imitation of the device.
 
     Raises:
         ConfigError: `package.json` is missing, malformed, of an unknown schema, or leads out of the package; or `task`
@@ -89,13 +94,16 @@ def verify(folder: Path, *, task: Task | None = None, tolerance: Tolerance | Non
         _refuse_other_task(task, manifest)
     checks = [check_files(folder, manifest)]
     notes = _unlisted(folder, manifest)
+    if manifest.target.pin and not _processors_here(manifest.target.pin):
+        notes.append(f"processors {list(manifest.target.pin)} are not here: the model ran on any of this machine's")
+    state: State = "unavailable"
     if checks[0].ok:
-        runtime, about = check_runtime(manifest)
+        runtime, state, about = check_runtime(manifest)
         checks.append(runtime)
         notes += about
-    if not all(check.ok for check in checks):
+    if state not in ("ready", "untimed"):
         return Verification(manifest.name, tuple(checks), tuple(notes))
-    return _measure(folder, manifest, task, tolerance or Tolerance(), checks, notes)
+    return _measure(folder, manifest, task, tolerance or Tolerance(), checks, notes, timed=state == "ready")
 
 
 def _refuse_other_task(task: Task, manifest: Manifest) -> None:
@@ -120,7 +128,14 @@ def _unlisted(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def _measure(
-    folder: Path, manifest: Manifest, task: Task | None, tolerance: Tolerance, checks: list[Check], notes: list[str]
+    folder: Path,
+    manifest: Manifest,
+    task: Task | None,
+    tolerance: Tolerance,
+    checks: list[Check],
+    notes: list[str],
+    *,
+    timed: bool,
 ) -> Verification:
     recorded = manifest.figures.test or manifest.figures.val
     split = None if task is None else task.test if manifest.figures.test else task.val
@@ -128,7 +143,7 @@ def _measure(
         work = Path(place)
         try:
             samples = read_arrays(folder / INPUTS, manifest.signature.inputs)
-            expected = read_arrays(folder / OUTPUTS, manifest.signature.outputs)
+            expected = read_arrays(folder / (FLOAT if manifest.not_run else OUTPUTS), manifest.signature.outputs)
             write_arrays(work / "samples", samples)
             first = {
                 name: np.resize(array, (manifest.target.batch, *array.shape[1:])) for name, array in samples.items()
@@ -136,7 +151,8 @@ def _measure(
             write_arrays(work / "example", first)
             if split is not None:
                 write_arrays(work / "split", split.inputs)
-            result = run_job(_job(folder, manifest, work, split is not None), work / "child")
+            job = _job(folder, manifest, work, split is not None)
+            result = run_job(job if timed else replace(job, measure=None), work / "child")
             found = read_arrays(result.outputs["samples"], manifest.signature.outputs)
             scored = read_arrays(result.outputs["split"], manifest.signature.outputs) if split is not None else {}
         except OSError as error:
@@ -145,6 +161,9 @@ def _measure(
             return Verification(manifest.name, (*checks, failed_run(error)), tuple(notes))
     score = None
     for port in manifest.signature.outputs:
+        if manifest.not_run:
+            checks.append(check_first_run(port, expected[port.name], found[port.name]))
+            continue
         checks.append(check_parity(port, expected[port.name], found[port.name], tolerance))
         if port.kind == "logits" and found[port.name].shape == expected[port.name].shape:
             checks.append(check_answers(port, expected[port.name], found[port.name], tolerance))
@@ -152,7 +171,8 @@ def _measure(
         score = score_of(task.metric, scored, split.targets)
         checks.append(check_score(manifest, score, recorded))
     if result.latency is None:
-        notes.append("the package has no reference/, so its latency was not compared with the baseline's")
+        if timed:
+            notes.append("the package has no reference/, so its latency was not compared with the baseline's")
     else:
         latency, about = check_latency(manifest, result.latency, tolerance)
         checks.append(latency)
@@ -173,5 +193,13 @@ def _job(folder: Path, manifest: Manifest, work: Path, with_split: bool) -> Job:
         example=work / "example" if timed else None,
         measure=target.measuring if timed else None,
         evaluate={"samples": work / "samples", **({"split": work / "split"} if with_split else {})},
+        options=target.options,
+        pin=_processors_here(target.pin),
         device=target.device,
     )
+
+
+def _processors_here(wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """The processors to keep to: those of the profile where they are here, else all."""
+    here = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    return wanted if here.issuperset(wanted) else ()

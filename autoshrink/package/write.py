@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,12 @@ from autoshrink.cache import file_sha256
 from autoshrink.errors import ChildError, ConfigError, StageError
 from autoshrink.isolate.job import Job, Loaded
 from autoshrink.isolate.parent import run_job
+from autoshrink.isolate.probe import availability
+from autoshrink.isolate.process import interpreter
 from autoshrink.package.card import model_card
 from autoshrink.package.manifest import (
     ARTIFACT,
+    FLOAT,
     INPUTS,
     MANIFEST,
     OUTPUTS,
@@ -37,10 +39,12 @@ from autoshrink.package.manifest import (
     read_manifest,
 )
 from autoshrink.package.samples import write_arrays
+from autoshrink.package.worlds import has_runner, usage, write_runner, write_snippets
 from autoshrink.records import StudyFolder, write_json
 from autoshrink.search.words import describe, human_bytes
 from autoshrink.target import Target
 from autoshrink.task import Arrays, Split, Task
+from autoshrink.tasks.forward import run_forward
 from autoshrink.types import Artifact, ArtifactFile, TrialRecord
 
 SAMPLES = 256
@@ -55,19 +59,21 @@ def write_package(
     include_reference: bool = True,
     samples: int = SAMPLES,
 ) -> Path:
-    """Writes the package of a measured trial into the new folder `out` and returns it.
+    """Writes the package of a trial into the new folder `out` and returns it.
 
     The folder appears in one rename, when everything is in it::
 
         package.json        signature, recipe, target, measurements with intervals, machine, SHA-256 of every file
         README.md           the model card
-        run.py              runs the model; needs numpy and the runtime
+        run.py, runtime.py  run the model; need numpy and the runtime
         requirements.txt
+        android/, web/, ... what runs it in the language of the target (see `autoshrink.package.worlds`)
         artifact/           the compiled files, as the trial left them
         reference/          the study's fp32 baseline, which `verify` compares the latency with
         samples/inputs/     <input>.npy [N, ...], rows that lie evenly over the test split
         samples/targets/    <target>.npy [N, ...]
         samples/outputs/    <output>.npy [N, ...], what the compiled files gave for them when the package was written
+        samples/float/      instead of these, where nothing could run the files: the outputs of the task's float model
 
     Args:
         study: where the trial and its artifact lie.
@@ -80,7 +86,8 @@ def write_package(
     Raises:
         ConfigError: `out` is taken or cannot be written (no space, no permission), or the study's artifact is missing
             or was changed. Nothing half-written stays.
-        StageError: the artifact cannot be run here.
+        StageError: the artifact cannot be run here, though its runtime and device are; or its files are not such as
+            the target's snippets need.
     """
     out = out.absolute()
     _refuse_taken(out)
@@ -101,9 +108,14 @@ def write_package(
             _copy_artifact(study, artifact, partial / folder)
         _write_samples(split, partial)
         target = study.meta.targets[record.target]
-        outputs = _run_samples(artifacts[ARTIFACT], target, task.outputs, study.meta.seed, partial)
-        write_arrays(partial / OUTPUTS, outputs)
-        manifest = _manifest(out.name, study, record, baseline, task, split, outputs)
+        available = availability(target)
+        not_run = available.why if available.state == "compile-only" else ""
+        if not_run:
+            outputs = _run_float_model(task, split)
+        else:
+            outputs = _run_samples(artifacts[ARTIFACT], target, task.outputs, study.meta.seed, partial)
+        write_arrays(partial / (FLOAT if not_run else OUTPUTS), outputs)
+        manifest = replace(_manifest(out.name, study, record, baseline, task, split, outputs), not_run=not_run)
         if not include_reference:
             manifest = replace(manifest, runtime=replace(manifest.runtime, reference=()))
         _write_texts(manifest, partial)
@@ -162,16 +174,23 @@ def _run_samples(
         limits=target.child,
         artifact=Loaded(partial / ARTIFACT, tuple(file.name for file in artifact.files), artifact.precision),
         evaluate={"samples": partial / INPUTS},
+        options=target.options,
         seed=seed,
         device=target.device,
     )
     with tempfile.TemporaryDirectory(prefix=".work-", dir=partial) as work:
         try:
-            result = run_job(job, Path(work))
+            result = run_job(job, Path(work), python=interpreter(target))
         except ChildError as error:
             # The child's log goes with its folder.
             raise StageError(error.stage, error.reason) from error
         return {name: np.load(result.outputs["samples"] / f"{name}.npy", allow_pickle=False) for name in names}
+
+
+def _run_float_model(task: Task, split: Split) -> dict[str, npt.NDArray[np.generic]]:
+    """What the task's own model gives for the samples: output name -> array [N, ...]."""
+    outputs = run_forward(task, task.model().eval(), split.inputs)
+    return {name: output.numpy() for name, output in outputs.items()}
 
 
 def _manifest(
@@ -195,7 +214,8 @@ def _manifest(
         study={"name": meta.name, "trial": record.number, "seed": meta.seed, "recipe": record.recipe.key},
         recipe=tuple(record.recipe.to_json()),
         words=describe(record.recipe),
-        target=target,
+        # The interpreter is of the machine that measured; whoever reads a package chooses the own one.
+        target=replace(target, python=""),
         runtime=Runtime(
             backend=artifact.backend,
             version=artifact.runtime,
@@ -234,7 +254,11 @@ def _shape_and_dtype(array: npt.NDArray[np.generic], batch: int) -> tuple[tuple[
 
 def _figures(record: TrialRecord, reference: Artifact) -> Figures:
     artifact, audit = _artifact(record), record.audit
-    counts = AuditCounts(len(audit.layers), audit.int8_layers, audit.conversions, audit.kernels) if audit else None
+    counts = (
+        AuditCounts(len(audit.layers), audit.int8_layers, audit.conversions, audit.kernels, audit.notes)
+        if audit
+        else None
+    )
     return Figures(
         val=record.val,
         test=record.test,
@@ -245,14 +269,17 @@ def _figures(record: TrialRecord, reference: Artifact) -> Figures:
         size_ratio=artifact.size_bytes / reference.size_bytes,
         audit=counts,
         agreement_db=record.agreement_db,
+        outcome=record.outcome,
+        reason=record.reason,
+        figures=dict(record.figures),
     )
 
 
 def _write_texts(manifest: Manifest, partial: Path) -> None:
-    distribution, _, version = manifest.runtime.version.partition(" ")
-    (partial / "requirements.txt").write_text(f"{distribution}=={version}\nnumpy>=1.26\n", encoding="utf-8")
-    (partial / "README.md").write_text(model_card(manifest), encoding="utf-8")
-    (partial / "run.py").write_bytes(resources.files("autoshrink.package").joinpath("runner.py").read_bytes())
+    write_runner(manifest, partial)
+    write_snippets(manifest, partial)
+    card = model_card(manifest, usage(manifest, partial), python=has_runner(manifest))
+    (partial / "README.md").write_text(card, encoding="utf-8")
 
 
 def _listed(path: Path, partial: Path) -> ArtifactFile:

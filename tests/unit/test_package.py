@@ -53,6 +53,7 @@ def test_package_holds_what_was_packed(made: Made) -> None:
         "package.json",
         "README.md",
         "run.py",
+        "runtime.py",
         "requirements.txt",
         "artifact/model.onnx",
         "reference/model.onnx",

@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from autoshrink.backends.base import Availability
 from autoshrink.errors import ConfigError, StageError
 from autoshrink.package import verify, write_package
 from autoshrink.package.checks import Tolerance, check_answers, check_latency, check_parity, check_score
 from autoshrink.package.manifest import Manifest, OutputPort, Port, is_inside, read_manifest
 from autoshrink.package.samples import read_arrays, write_arrays
 from autoshrink.records import StudyFolder
-from autoshrink.types import TrialRecord
-from tests.package_study import ROWS, a_task, edit, failures, latency, make_study, relist, score
+from autoshrink.types import Figure, Outcome, TrialRecord
+from tests.package_study import ROWS, a_task, edit, failures, latency, make_study, relist, score, weights
 
 Made = tuple[StudyFolder, TrialRecord, Path]
 
@@ -128,7 +130,7 @@ def test_another_version_of_the_runtime_is_a_note(package: Path) -> None:
     edit(package, lambda data: data["runtime"].update(version="onnxruntime 0.1", reference=[]))
     found = verify(package)
     assert found.ok
-    assert any("measured with onnxruntime 0.1" in note for note in found.notes)
+    assert any("was made with onnxruntime 0.1" in note for note in found.notes)
 
 
 def test_task_of_another_package_is_refused(package: Path) -> None:
@@ -160,6 +162,8 @@ def test_metric_under_the_recorded_interval_fails(package: Path) -> None:
         (lambda data: data["runtime"].update(precision="fp1"), "precision 'fp1' is none of"),
         (lambda data: data["target"].update(threads=10**6), "target.threads: 1000000 is over 1024"),
         (lambda data: data["target"].update(batch=0), "batch is 0"),
+        (lambda data: data["target"].update(python="/tmp/python"), "target.python: '/tmp/python'"),
+        (lambda data: data["target"].update(options={"chromium": "sh"}), "target.options.chromium: is none of"),
         (lambda data: data["signature"]["inputs"][0].update(name="../../x"), "is used and not listed"),
         (lambda data: data["files"].append(data["files"][0]), "a name stands there twice"),
     ],
@@ -295,3 +299,94 @@ def test_a_noisy_machine_is_noted(made: Made) -> None:
     noisy = replace(latency(0.5, 0.4, 0.6), stable=False, contended=True)
     notes = check_latency(read_manifest(made[2]), noisy, Tolerance())[1]
     assert len(notes) == 2 and "did not settle" in notes[0] and "quiet machine" in notes[1]
+
+
+WHY = "no device of that kind is here"
+
+
+@pytest.fixture
+def never_run(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package of a trial that was compiled for a device that is not here."""
+    study, record, _ = made
+    compiled = replace(
+        record,
+        outcome=Outcome.COMPILED,
+        reason=WHY,
+        val=None,
+        drop=None,
+        drop_ci=None,
+        test=None,
+        latency=None,
+        agreement_db=None,
+        figures={"arena": Figure(1234.0, "bytes", "a known answer", estimate=True)},
+    )
+    exact = np.linalg.multi_dot([w.astype(np.float64) for w in weights()])
+
+    class Product(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x.double() @ torch.from_numpy(exact)).float()
+
+    only_compiles = Availability("compile-only", WHY, "take it to its device")
+    monkeypatch.setattr("autoshrink.package.write.availability", lambda target: only_compiles)
+    task = replace(a_task(), model=lambda: Product())
+    return write_package(study, compiled, task, tmp_path / "never", samples=5)
+
+
+def test_package_of_a_trial_that_nothing_ran_says_so(never_run: Path) -> None:
+    manifest = read_manifest(never_run)
+    assert manifest.not_run == WHY
+    assert (manifest.figures.val, manifest.figures.latency) == (None, None)
+    assert manifest.signature.outputs == (OutputPort("logits", (2, 4), "float32", "logits"),)
+    assert not (never_run / "samples/outputs").exists()
+    assert np.load(never_run / "samples/float/logits.npy").shape == (5, 4)
+    card = (never_run / "README.md").read_text()
+    assert f"**Compiled, not measured**: accuracy and latency are not known ({WHY})." in card
+    assert "| accuracy on val | not scored | 0.9000" in card
+    assert "| latency of one call | not measured |" in card
+    assert "| arena | ~1 kB (estimate) | - | a known answer |" in card
+    for placeholder in ("None", "nan", "{", "- dB"):
+        assert placeholder not in card
+
+
+def test_a_device_that_can_run_it_fills_what_can_be_checked(never_run: Path) -> None:
+    found = verify(never_run, task=a_task())
+    assert [check.name for check in found.checks] == ["files", "runtime", "first run logits", "accuracy", "latency"]
+    assert failures(found) == [] or [check.name for check in failures(found)] == ["latency"]
+    near = found.checks[2].found
+    assert near.endswith("dB from the float model's") and float(near.split()[0]) > 100, "the same function in float"
+    assert found.checks[3].expected == "not recorded"
+    assert found.latency is not None
+
+
+def test_it_stays_compiled_where_nothing_runs_it(never_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_compiles = Availability("compile-only", WHY, "take it to its device")
+    monkeypatch.setattr("autoshrink.backends.onnxruntime.OnnxRuntime.available", lambda self: only_compiles)
+    found = verify(never_run)
+    assert found.ok and [check.name for check in found.checks] == ["files", "runtime"]
+    assert found.checks[1].text == f"compiled, not measured: {WHY}"
+    assert any("take it to its device" in note for note in found.notes)
+
+
+def test_a_package_that_was_measured_fails_where_nothing_runs_it(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_compiles = Availability("compile-only", WHY, "take it to its device")
+    monkeypatch.setattr("autoshrink.backends.onnxruntime.OnnxRuntime.available", lambda self: only_compiles)
+    found = verify(package)
+    assert [check.name for check in failures(found)] == ["runtime"]
+
+
+def test_on_an_imitation_of_the_device_nothing_is_timed(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imitation = Availability("untimed", "an interpreter imitates the device", "measure on the device")
+    monkeypatch.setattr("autoshrink.backends.onnxruntime.OnnxRuntime.available", lambda self: imitation)
+    found = verify(package)
+    assert found.ok and found.latency is None
+    assert [check.name for check in found.checks] == ["files", "runtime", "parity logits", "answers logits"]
+    assert "latency was not measured: an interpreter imitates the device" in found.notes
+
+
+def test_processors_that_are_not_here_are_a_note(package: Path) -> None:
+    edit(package, lambda data: data["target"].update(pin=[4095]))
+    edit(package, lambda data: data["runtime"].update(reference=[]))
+    found = verify(package)
+    assert found.ok and any("processors [4095] are not here" in note for note in found.notes)
