@@ -64,12 +64,7 @@ def two_by_two(out: Path, rows: int | str = BATCH) -> None:
         helper.make_node("Add", ["product", "bias"], ["scores"], "bias"),
         helper.make_node("ReduceSum", ["token_ids", "axes"], ["total"], "total", keepdims=0),
     ]
-    weights = {
-        "table": _random(10, FEATURES),
-        "weight": _random(FEATURES, 4),
-        "bias": _random(4),
-        "axes": np.array([1], np.int64),
-    }
+    weights: dict[str, Array] = {**two_by_two_weights(), "axes": np.array([1], np.int64)}
     inputs = [
         helper.make_tensor_value_info("features", TensorProto.FLOAT, [rows, FEATURES]),
         helper.make_tensor_value_info("token_ids", TensorProto.INT64, [rows, TOKENS]),
@@ -79,6 +74,11 @@ def two_by_two(out: Path, rows: int | str = BATCH) -> None:
         helper.make_tensor_value_info("total", TensorProto.INT64, [rows]),
     ]
     _write(out, nodes, weights, inputs, outputs)
+
+
+def two_by_two_weights() -> dict[str, npt.NDArray[np.float32]]:
+    """Of `two_by_two`: table [10, 6], weight [6, 4], bias [4]."""
+    return {"table": _random(10, FEATURES), "weight": _random(FEATURES, 4), "bias": _random(4)}
 
 
 def free_batch(out: Path) -> None:
@@ -223,7 +223,18 @@ def _write_cnn(out: Path, inside: int) -> None:
     if is_half:
         nodes.insert(0, helper.make_node("Cast", ["image"], [first], "cast_in", to=TensorProto.FLOAT16))
         nodes.append(helper.make_node("Cast", [last], ["logits"], "cast_out", to=TensorProto.FLOAT))
-    weights = {
+    weights = cnn_weights()
+    stored: dict[str, Array] = {
+        name: array.astype(np.float16 if is_half else np.float32) for name, array in weights.items()
+    }
+    image_info = helper.make_tensor_value_info("image", TensorProto.FLOAT, [BATCH, 3, SIDE, SIDE])
+    logits_info = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [BATCH, CLASSES])
+    _write(out, nodes, stored, [image_info], [logits_info])
+
+
+def cnn_weights() -> dict[str, npt.NDArray[np.float32]]:
+    """Of the convolutional files, by name."""
+    return {
         "conv1.weight": _random(WIDTH, 3, 3, 3),
         "conv1.bias": _random(WIDTH),
         "conv2.weight": _random(WIDTH, WIDTH, 3, 3),
@@ -231,11 +242,6 @@ def _write_cnn(out: Path, inside: int) -> None:
         "fc.weight": _random(CLASSES, WIDTH),
         "fc.bias": _random(CLASSES),
     }
-    if is_half:
-        weights = {name: array.astype(np.float16) for name, array in weights.items()}
-    image_info = helper.make_tensor_value_info("image", TensorProto.FLOAT, [BATCH, 3, SIDE, SIDE])
-    logits_info = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [BATCH, CLASSES])
-    _write(out, nodes, weights, [image_info], [logits_info])
 
 
 def _random(*shape: int) -> npt.NDArray[np.float32]:

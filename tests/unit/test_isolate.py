@@ -22,7 +22,7 @@ from autoshrink.isolate.parent import WAITING, run_job
 from autoshrink.isolate.process import ChildProcess
 from autoshrink.measure.timing import Samples
 from autoshrink.target import ChildLimits, Measuring
-from autoshrink.types import ArtifactFile, Audit, Interval, Latency, Layer
+from autoshrink.types import ArtifactFile, Audit, Figure, Recipe, StageSpec, Interval, Latency, Layer
 from tests.fake_backends import PID
 
 MOMENT = Measuring(rounds_min=3, rounds_max=3, turn_ms=1, warm_up_calls=3, time_limit_s=5)
@@ -82,7 +82,19 @@ def test_a_job_survives_json() -> None:
         8,
         ChildLimits(10, 1024),
         Loaded(Path("/a"), (), "bf16"),
-        model=Path("m.onnx"),
+        source=Source(
+            Path("m.onnx"),
+            "bf16",
+            Recipe((StageSpec.of("quantize", {"scheme": "bf16"}),)),
+            {"scheme": "bf16"},
+            Path("c"),
+            8,
+            4,
+            {"layout": "nhwc"},
+        ),
+        run=False,
+        options={"layout": "nhwc"},
+        pin=(0, 1),
         reference=Loaded(Path("r"), ("m.xml", "m.bin"), "fp32"),
         example=Path("e"),
         measure=Measuring(interval=0.1),
@@ -100,7 +112,8 @@ def test_a_result_survives_json() -> None:
     full = JobResult(
         files=(ArtifactFile("m.onnx", 3, "0" * 64),),
         runtime="fake 1",
-        audit=Audit((Layer("a", "Conv", "int8"),), 1, 2),
+        audit=Audit((Layer("a", "Conv", "int8"),), 1, 2, ("a 6-bit weight in 8 bits",)),
+        figures={"arena": Figure(3.0, "bytes", "fake", True)},
         latency=Latency(0.1, interval, 1.0, interval, 0.1, 0.2, 8, 1, True, False),
         samples=Path("s.npy"),
         outputs={"val": Path("o/val")},
