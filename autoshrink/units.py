@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-_NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ%]*)\s*")
+_NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ%/]*)\s*")
 
 _MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 _BYTES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_RATE = {"/s": 1.0, "rows/s": 1.0, "": 1.0}
 _SHARE = {"%": 0.01, "points": 0.01, "": 1.0}
 
 
@@ -25,6 +26,11 @@ def size_bytes(text: str) -> int:
 def seconds(text: str) -> float:
     """`90s`, `10min`, `2h` -> seconds."""
     return _quantity(text, _SECONDS, "a time such as 90s, 10min or 2h")
+
+
+def rate(text: str) -> float:
+    """`500/s` or `500` -> 500 rows a second."""
+    return _quantity(text, _RATE, "a throughput such as 500/s")
 
 
 def share(text: str) -> float:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from autoshrink import units
 from autoshrink.errors import NothingFits
-from autoshrink.search.words import describe
+from autoshrink.search.front import LATENCY, METRIC, axes_of, is_known
+from autoshrink.search.limits import Limit, given, relaxed
+from autoshrink.search.words import describe, rows_per_second
 from autoshrink.target import Limits
-from autoshrink.types import Interval, Outcome, TrialRecord
+from autoshrink.types import Interval, Outcome, Recipe, TrialRecord
 
 LATENCY_NOISE = 0.04
 """Two latencies closer than this share are a tie: recompiled copies of one model differ by as much."""
@@ -20,18 +20,10 @@ DEFAULT_DROP = 0.01
 NEAREST = 3
 """Misses that are named when nothing fits."""
 
-_OPTIONS = {"latency_ms": "--max-latency", "size_bytes": "--max-size", "drop": "--max-drop"}
-_PARSE: dict[str, Callable[[str], float]] = {
-    "latency_ms": units.milliseconds,
-    "size_bytes": units.size_bytes,
-    "drop": units.share,
-}
-_NOUNS = {"latency_ms": "latency", "size_bytes": "size", "drop": "drop"}
-# Beside a limit of 0 every excess would be infinite; a drop is then counted in points instead.
-_LEAST_SCALE = {"latency_ms": 0.0, "size_bytes": 0.0, "drop": 0.01}
 
-
-def choose(records: Sequence[TrialRecord], limits: Limits) -> TrialRecord:
+def choose(
+    records: Sequence[TrialRecord], limits: Limits, *, batch: int = 1, others: Iterable[TrialRecord] = ()
+) -> TrialRecord:
     """The trial to ship among the records of one target.
 
     A trial counts when it was measured and keeps every limit by its CONFIDENCE BOUND (the upper ends of the 95 %
@@ -39,30 +31,49 @@ def choose(records: Sequence[TrialRecord], limits: Limits) -> TrialRecord:
     infeasible count too: they were measured, and these limits may be wider than those of the search. Failed, rejected
     and stopped ones never do.
 
-    - With a limit on latency or size: the most accurate, by the lower end of the metric's interval on val. Of those
-      that nobody can tell from it, the one with the lowest upper end of the latency ratio; of those within 4 % of
-      that, the smallest.
+    - With a limit on latency, throughput, size or a figure: the most accurate, by the lower end of the metric's
+      interval on val. Of those that nobody can tell from it, the one with the lowest upper end of the latency ratio;
+      of those within 4 % of that, the smallest.
     - With a limit on the drop alone: the greatest gain, speed-up (by its bound) times size reduction. Of those within
       4 % of that, the most accurate.
     - Without limits: as with a drop of 0.01; when not even the baseline was measured, the most accurate.
 
+    On a target that is not timed, the same goes by metric and size alone. On one that only compiles, metric and drop
+    are those of the same recipe on another target, the worst where several measured it.
+
+    Args:
+        records: of one target.
+        limits: see `applicable` for those that the target says nothing of.
+        batch: rows of one call, for a limit on throughput.
+        others: records of the study's other targets.
+
     Raises:
-        NothingFits: no trial keeps the limits; the message names the nearest misses and the limits that would do.
+        NothingFits: no trial keeps the limits; the message names the nearest misses and the limits that would do. Or
+            a limit is on what was not measured on this target.
         ValueError: the records are of several targets.
     """
     targets = sorted({record.target for record in records})
     if len(targets) > 1:
         raise ValueError(f"records are of the targets {', '.join(targets)}; choose among the records of one")
-    candidates = _candidates(records)
-    if not candidates:
-        raise NothingFits(
-            f"none of the {len(records)} trials was measured, so there is none to choose from; "
-            "their records say why, `autoshrink resume` runs more"
-        )
-    chosen = _best(candidates, limits)
+    found = candidates(records, batch, others)
+    if not found:
+        raise NothingFits(_why_none(records))
+    unknown = [limit for limit in given(limits) if _is_unknown(limit, found, records)]
+    if unknown:
+        raise NothingFits("\n".join(_unchecked(limit, records) for limit in unknown))
+    chosen = _best(found, limits)
     if chosen is None:
-        raise NothingFits(_explain(candidates, limits))
+        raise NothingFits(_explain(found, limits))
     return chosen.record
+
+
+def applicable(
+    limits: Limits, records: Sequence[TrialRecord], batch: int = 1, others: Iterable[TrialRecord] = ()
+) -> tuple[Limits, list[str]]:
+    """The limits that can be held against something, and the names of those on what was not measured."""
+    found = candidates(records, batch, others)
+    unknown = [limit for limit in given(limits) if found and _is_unknown(limit, found, records)]
+    return relaxed(limits, dict.fromkeys(unknown)), [limit.noun for limit in unknown]
 
 
 @dataclass(frozen=True)
@@ -70,56 +81,109 @@ class Candidate:
     """A measured trial with the bounds that are held against the limits.
 
     Attributes:
-        latency_ms: upper end of the latency's interval, milliseconds.
         size_bytes: exact.
         drop: upper end of the paired interval on val; infinite when there is none. When the test split was scored and
             refutes it (the worst score the baseline may have on test, less the best this trial may have, is more),
             the figure of test. Test does nothing else here: ranking by it would leave no split that tells, without
             having been looked at, how good the chosen trial is.
         accuracy: lower end of the metric's interval on val.
-        ratio: upper end of the interval of the latency ratio to the baseline.
+        scored: the record that metric and drop are of; another target's where this one only compiles.
+        latency_ms: upper end of the latency's interval, milliseconds; None where it was not measured.
+        throughput: of that latency, rows a second.
+        ratio: upper end of the interval of the latency ratio to the baseline; None where it was not measured.
+        figures: name -> value.
     """
 
     record: TrialRecord
-    latency_ms: float
     size_bytes: float
     drop: float
     accuracy: float
-    ratio: float
+    scored: TrialRecord
+    latency_ms: float | None = None
+    throughput: float | None = None
+    ratio: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def number(self) -> int:
         """Of the trial."""
         return self.record.number
 
-    def bound(self, limit: str) -> float:
-        """What is held against the field `limit` of `Limits`."""
-        return float(getattr(self, limit))
+    @property
+    def slowness(self) -> float:
+        """`ratio` as trials are ranked by it: the same for all where nothing was timed."""
+        return 1.0 if self.ratio is None else self.ratio
+
+    def bound(self, limit: Limit) -> float | None:
+        """What is held against a limit; None where it is not known."""
+        if limit.is_figure:
+            return self.figures.get(limit.name)
+        value: float | None = getattr(self, limit.name)
+        return value
+
+    def excess(self, limit: Limit) -> float:
+        """By which share of the limit this is over it; infinite where that is not known."""
+        bound = self.bound(limit)
+        return math.inf if bound is None else limit.excess(bound)
+
+    def keeps(self, limits: Limits) -> bool:
+        """Whether every limit is kept."""
+        return all(self.excess(limit) <= 0 for limit in given(limits))
 
 
-def _candidates(records: Sequence[TrialRecord]) -> list[Candidate]:
-    baseline = next((record for record in records if not record.recipe.stages), None)
+def candidates(records: Sequence[TrialRecord], batch: int = 1, others: Iterable[TrialRecord] = ()) -> list[Candidate]:
+    """The trials of one target that may be shipped, whatever the limits (see `choose`)."""
+    axes = axes_of(records)
+    timed = LATENCY in axes
+    scores = {} if METRIC in axes else scored_elsewhere(others)
+    baselines = {
+        record.target: record for record in [*scores.values(), *records] if not record.recipe.stages and record.val
+    }
     found = []
     for record in records:
-        if record.outcome not in (Outcome.COMPLETE, Outcome.INFEASIBLE):
+        scored = record if METRIC in axes else scores.get(record.recipe)
+        if not _counts(record, axes) or record.artifact is None or scored is None or scored.val is None:
             continue
-        if record.val is None or record.latency is None or record.artifact is None:
-            continue
-        interval = _drop_interval(record)
-        drop = math.inf if interval is None else interval[1].high
-        if baseline is not None and baseline.test is not None and record.test is not None:
-            drop = max(drop, baseline.test.ci.low - record.test.ci.high)
+        latency = record.latency if timed else None
         found.append(
             Candidate(
                 record=record,
-                latency_ms=record.latency.ms_ci.high,
                 size_bytes=float(record.artifact.size_bytes),
-                drop=drop,
-                accuracy=record.val.ci.low,
-                ratio=record.latency.ratio_ci.high,
+                drop=drop_bound(scored, baselines.get(scored.target)),
+                accuracy=scored.val.ci.low,
+                scored=scored,
+                latency_ms=latency.ms_ci.high if latency else None,
+                throughput=rows_per_second(replace(latency, ms=latency.ms_ci.high), batch) if latency else None,
+                ratio=latency.ratio_ci.high if latency else None,
+                figures={name: figure.value for name, figure in record.figures.items()},
             )
         )
     return found
+
+
+def _counts(record: TrialRecord, axes: Sequence[str]) -> bool:
+    ended = Outcome.COMPLETE if METRIC in axes else Outcome.COMPILED
+    return record.outcome in (ended, Outcome.INFEASIBLE) and is_known(record, axes)
+
+
+def scored_elsewhere(others: Iterable[TrialRecord]) -> dict[Recipe, TrialRecord]:
+    """Recipe -> its trial on the target where it loses the most, of those on which its accuracy was measured."""
+    worst: dict[Recipe, TrialRecord] = {}
+    for record in others:
+        if record.is_scored and record.outcome in (Outcome.COMPLETE, Outcome.INFEASIBLE):
+            known = worst.get(record.recipe)
+            if known is None or drop_bound(record) > drop_bound(known):
+                worst[record.recipe] = record
+    return worst
+
+
+def drop_bound(record: TrialRecord, baseline: TrialRecord | None = None) -> float:
+    """See `Candidate.drop`; without the baseline of its target, test refutes nothing."""
+    interval = _drop_interval(record)
+    drop = math.inf if interval is None else interval[1].high
+    if baseline is not None and baseline.test is not None and record.test is not None:
+        drop = max(drop, baseline.test.ci.low - record.test.ci.high)
+    return drop
 
 
 def _drop_interval(record: TrialRecord) -> tuple[float, Interval] | None:
@@ -128,27 +192,54 @@ def _drop_interval(record: TrialRecord) -> tuple[float, Interval] | None:
     return None if record.recipe.stages else (0.0, Interval(0.0, 0.0))
 
 
-def _best(candidates: Sequence[Candidate], limits: Limits) -> Candidate | None:
-    given = _given(limits)
-    if not given:
-        return _best(candidates, Limits(drop=DEFAULT_DROP)) or _most_accurate(candidates)
-    fitting = [c for c in candidates if all(c.bound(limit) <= value for limit, value in given.items())]
+def _why_none(records: Sequence[TrialRecord]) -> str:
+    built = [record for record in records if record.outcome is Outcome.COMPILED]
+    if built:
+        return (
+            f"the {len(built)} trials were compiled, not measured, and no other target of the study measured the "
+            "accuracy of a recipe among them: search with one that can, such as --target onnxruntime-cpu, or name the "
+            "trial with --trial"
+        )
+    return (
+        f"none of the {len(records)} trials was measured, so there is none to choose from; "
+        "their records say why, `autoshrink resume` runs more"
+    )
+
+
+def _is_unknown(limit: Limit, found: Sequence[Candidate], records: Sequence[TrialRecord]) -> bool:
+    """Whether a limit is on what this target says nothing of at all; a drop without interval is known, and too much."""
+    if limit.is_figure:
+        return not any(limit.name in record.figures for record in records)
+    return all(candidate.bound(limit) is None for candidate in found)
+
+
+def _unchecked(limit: Limit, records: Sequence[TrialRecord]) -> str:
+    target, asked = records[0].target, limit.option(limit.text(limit.value))
+    if limit.is_figure:
+        return f"{asked}: compiling for {target} finds no figure {limit.name!r}; leave it out"
+    why = next((record.reason for record in records if "not measured" in record.reason), "")
+    return (
+        f"{asked}: {limit.noun} was not measured on {target}"
+        f"{f' ({why})' if why else ''}, so nothing can be held against it; leave it out"
+    )
+
+
+def _best(found: Sequence[Candidate], limits: Limits) -> Candidate | None:
+    asked = given(limits)
+    if not asked:
+        return _best(found, Limits(drop=DEFAULT_DROP)) or _most_accurate(found)
+    fitting = [candidate for candidate in found if candidate.keeps(limits)]
     if not fitting:
         return None
-    return _greatest_gain(fitting) if list(given) == ["drop"] else _most_accurate(fitting)
+    return _greatest_gain(fitting) if [limit.name for limit in asked] == ["drop"] else _most_accurate(fitting)
 
 
-def _given(limits: Limits) -> dict[str, float]:
-    values = {limit: getattr(limits, limit) for limit in _OPTIONS}
-    return {limit: float(value) for limit, value in values.items() if value is not None}
-
-
-def _most_accurate(candidates: Sequence[Candidate]) -> Candidate:
-    leader = max(candidates, key=lambda c: (c.accuracy, -c.ratio, -c.number))
-    tied = [c for c in candidates if c is leader or not _is_worse(c.record, leader.record)]
-    fastest = min(c.ratio for c in tied)
-    as_fast = [c for c in tied if c.ratio <= fastest * (1 + LATENCY_NOISE)]
-    return min(as_fast, key=lambda c: (c.size_bytes, c.ratio, c.number))
+def _most_accurate(found: Sequence[Candidate]) -> Candidate:
+    leader = max(found, key=lambda c: (c.accuracy, -c.slowness, -c.number))
+    tied = [c for c in found if c is leader or not _is_worse(c.scored, leader.scored)]
+    fastest = min(c.slowness for c in tied)
+    as_fast = [c for c in tied if c.slowness <= fastest * (1 + LATENCY_NOISE)]
+    return min(as_fast, key=lambda c: (c.size_bytes, c.slowness, c.number))
 
 
 def _is_worse(record: TrialRecord, leader: TrialRecord) -> bool:
@@ -164,103 +255,71 @@ def _is_worse(record: TrialRecord, leader: TrialRecord) -> bool:
     return own[0] - best[0] > slack
 
 
-def _greatest_gain(candidates: Sequence[Candidate]) -> Candidate:
+def _greatest_gain(found: Sequence[Candidate]) -> Candidate:
     def cost(candidate: Candidate) -> float:
-        return candidate.ratio * candidate.size_bytes
+        return candidate.slowness * candidate.size_bytes
 
-    least = min(cost(c) for c in candidates)
-    tied = [c for c in candidates if cost(c) <= least * (1 + LATENCY_NOISE)]
+    least = min(cost(c) for c in found)
+    tied = [c for c in found if cost(c) <= least * (1 + LATENCY_NOISE)]
     return max(tied, key=lambda c: (c.accuracy, -cost(c), -c.number))
 
 
-def _explain(candidates: Sequence[Candidate], limits: Limits) -> str:
-    given = _given(limits)
-    asked = ", ".join(f"{_OPTIONS[limit]} {_exact(limit, value)}" for limit, value in given.items())
-    nearest = sorted(candidates, key=lambda c: (sum(_excess(c, given).values()), c.number))[:NEAREST]
+def _explain(found: Sequence[Candidate], limits: Limits) -> str:
+    asked = ", ".join(limit.option(limit.text(limit.value)) for limit in given(limits))
+    nearest = sorted(found, key=lambda c: (sum(_excess(c, limits).values()), c.number))[:NEAREST]
+    only = {candidate.scored.target for candidate in found} - {candidate.record.target for candidate in found}
+    where = f"; accuracy is of the same recipes on {', '.join(sorted(only))}" if only else ""
     return "\n".join(
         [
-            f"none of the {len(candidates)} measured trials keeps {asked} (by the upper ends of the 95 % intervals)",
+            f"none of the {len(found)} {'compiled' if only else 'measured'} trials keeps {asked} (by the upper ends of "
+            f"the 95 % intervals{where})",
             "nearest:",
-            *(f"  {_miss(candidate, given)}" for candidate in nearest),
-            *_ways_out(candidates, limits),
+            *(f"  {_miss(candidate, limits)}" for candidate in nearest),
+            *_ways_out(found, limits),
         ]
     )
 
 
-def _excess(candidate: Candidate, given: dict[str, float]) -> dict[str, float]:
-    """Limit -> by which share of it the candidate is over, for those it breaks."""
-    return {
-        limit: (candidate.bound(limit) - value) / max(value, _LEAST_SCALE[limit])
-        for limit, value in given.items()
-        if candidate.bound(limit) > value
-    }
+def _excess(candidate: Candidate, limits: Limits) -> dict[Limit, float]:
+    """The limits that the candidate breaks -> by which share of them."""
+    return {limit: candidate.excess(limit) for limit in given(limits) if candidate.excess(limit) > 0}
 
 
-def _miss(candidate: Candidate, given: dict[str, float]) -> str:
+def _miss(candidate: Candidate, limits: Limits) -> str:
     parts = []
-    for limit in _excess(candidate, given):
-        found, value = candidate.bound(limit), given[limit]
-        if math.isinf(found):
-            parts.append(f"{_NOUNS[limit]} unknown: its interval was not measured")
+    for limit in _excess(candidate, limits):
+        bound = candidate.bound(limit)
+        if bound is None or math.isinf(bound):
+            parts.append(f"{limit.noun} unknown: its interval was not measured")
         else:
-            over = _exact(limit, float(f"{found - value:.3g}"))
-            parts.append(f"{_NOUNS[limit]} {_rounded_up(limit, found)} is {over} over {_exact(limit, value)}")
+            parts.append(limit.miss(bound))
     return f"trial {candidate.number} ({describe(candidate.record.recipe)}): {'; '.join(parts)}"
 
 
-def _ways_out(candidates: Sequence[Candidate], limits: Limits) -> list[str]:
+def _ways_out(found: Sequence[Candidate], limits: Limits) -> list[str]:
     """A line for each limit that would do when relaxed alone, the least relaxation first; else one for several."""
-    given = _given(limits)
     lines: list[tuple[float, str]] = []
-    for limit in given:
-        needed = [c.bound(limit) for c in candidates if list(_excess(c, given)) == [limit]]
-        if needed and math.isfinite(min(needed)):
-            lines.append(_way_out(candidates, limits, {limit: min(needed)}))
+    for limit in given(limits):
+        alone = [c for c in found if list(_excess(c, limits)) == [limit] and math.isfinite(c.excess(limit))]
+        if alone:
+            lines.append(_way_out(found, limits, min(alone, key=lambda c: c.excess(limit)), [limit]))
     if not lines:
-        finite = [c for c in candidates if all(map(math.isfinite, map(c.bound, given)))]
+        finite = [c for c in found if all(math.isfinite(c.excess(limit)) for limit in given(limits))]
         if not finite:
             return ["no drop has an interval: leave --max-drop out"]
-        nearest = min(finite, key=lambda c: (sum(_excess(c, given).values()), c.number))
-        lines.append(_way_out(candidates, limits, {limit: nearest.bound(limit) for limit in _excess(nearest, given)}))
+        nearest = min(finite, key=lambda c: (sum(_excess(c, limits).values()), c.number))
+        lines.append(_way_out(found, limits, nearest, list(_excess(nearest, limits))))
     return [text for _, text in sorted(lines)]
 
 
-def _way_out(candidates: Sequence[Candidate], limits: Limits, needed: dict[str, float]) -> tuple[float, str]:
+def _way_out(
+    found: Sequence[Candidate], limits: Limits, nearest: Candidate, broken: Sequence[Limit]
+) -> tuple[float, str]:
     """How far the limits have to be relaxed, and the line that says so and names the trial `choose` would then give."""
-    given = _given(limits)
-    texts = {limit: _rounded_up(limit, value) for limit, value in needed.items()}
-    changed: dict[str, Any] = {limit: _PARSE[limit](text) for limit, text in texts.items()}
-    chosen = _best(candidates, replace(limits, **changed))
+    texts = {limit: limit.enough_for(bound) for limit in broken if (bound := nearest.bound(limit)) is not None}
+    chosen = _best(found, relaxed(limits, {limit: limit.parse(text) for limit, text in texts.items()}))
     gives = f"trial {chosen.number}" if chosen else "a trial"
     changes = " and ".join(
-        f"{_OPTIONS[limit]} {text} instead of {_exact(limit, given[limit])}" for limit, text in texts.items()
+        f"{limit.option(text)} instead of {limit.text(limit.value)}" for limit, text in texts.items()
     )
-    share = max((value - given[limit]) / max(given[limit], _LEAST_SCALE[limit]) for limit, value in needed.items())
-    return share, f"{changes} would give {gives}"
-
-
-def _unit(limit: str, value: float) -> tuple[float, str]:
-    """The factor and the name of the unit in which the command line would write `value`."""
-    if limit == "latency_ms":
-        return 1.0, "ms"
-    if limit == "drop":
-        return 0.01, "%"
-    return (1e6, "MB") if value >= 1e6 else (1e3, "kB") if value >= 1e3 else (1.0, "B")
-
-
-def _exact(limit: str, value: float) -> str:
-    factor, unit = _unit(limit, value)
-    return f"{value / factor:.12g}{unit}"
-
-
-def _rounded_up(limit: str, value: float) -> str:
-    """Three significant digits, rounded up: as the command line would read it, it is not under `value`."""
-    factor, unit = _unit(limit, value)
-    if value <= 0:
-        return f"0{unit}"
-    step = 10.0 ** (math.floor(math.log10(value / factor)) - 2)
-    steps = math.floor(value / factor / step)
-    # Counted in steps from below, since a quotient a hair over a whole number must not cost a step.
-    while _PARSE[limit](f"{steps * step:.12g}{unit}") < value:
-        steps += 1
-    return f"{steps * step:.12g}{unit}"
+    return max(nearest.excess(limit) for limit in broken), f"{changes} would give {gives}"

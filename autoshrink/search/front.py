@@ -1,8 +1,8 @@
-"""The Pareto front of measured trials, and the hypervolume it dominates."""
+"""The Pareto front of a target's trials in what is known of them, and the hypervolume it dominates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -42,21 +42,83 @@ def hypervolume(points: Points, reference: npt.NDArray[np.float64]) -> float:
     )
 
 
-def objectives(records: Sequence[TrialRecord]) -> Points:
-    """[N, 3]: minus the metric, latency ratio, bytes, of measured records."""
+METRIC, LATENCY, SIZE = "metric", "latency", "size"
+AXES = (METRIC, LATENCY, SIZE)
+
+
+def axes_of(records: Iterable[TrialRecord]) -> tuple[str, ...]:
+    """In what the trials of a target can be compared: what is known of those of which the most is known.
+
+    `AXES` where they were measured; metric and size where they ran on an imitation of the device, whose speed says
+    nothing; size alone where they were only compiled; empty before anything was.
+    """
+    known: tuple[str, ...] = ()
+    for record in records:
+        if record.is_measured:
+            return AXES
+        if record.is_scored:
+            known = (METRIC, SIZE)
+        elif record.artifact is not None and not known:
+            known = (SIZE,)
+    return known
+
+
+def is_known(record: TrialRecord, axes: Sequence[str]) -> bool:
+    """Whether the record has a value on each of `axes`."""
+    value = {METRIC: record.val, LATENCY: record.latency, SIZE: record.artifact}
+    return all(value[axis] is not None for axis in axes)
+
+
+def objectives(records: Sequence[TrialRecord], axes: Sequence[str] = AXES) -> Points:
+    """[N, len(axes)]: of each record minus the metric, the latency ratio, the bytes; those of them in `axes`.
+
+    Raises:
+        ValueError: a record has no value on one of the axes.
+    """
     rows = []
     for record in records:
-        if record.val is None or record.latency is None or record.artifact is None:
-            raise ValueError(f"trial {record.number} of {record.target} was not measured")
-        rows.append((-record.val.value, record.latency.ratio, float(record.artifact.size_bytes)))
-    return np.array(rows, dtype=np.float64).reshape(-1, 3)
+        if not is_known(record, axes):
+            raise ValueError(f"trial {record.number} of {record.target} was not measured in {', '.join(axes)}")
+        values = {
+            METRIC: -record.val.value if record.val else 0.0,
+            LATENCY: record.latency.ratio if record.latency else 0.0,
+            SIZE: float(record.artifact.size_bytes) if record.artifact else 0.0,
+        }
+        rows.append([values[axis] for axis in axes])
+    return np.array(rows, dtype=np.float64).reshape(-1, len(axes))
 
 
 def front(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The complete trials that none other dominates in metric, latency ratio and size, smallest latency first."""
-    feasible = [record for record in records if record.outcome is Outcome.COMPLETE and record.is_measured]
-    if not feasible:
+    """The complete trials of a target that none other dominates in its axes, smallest latency first.
+
+    Where latency is not known: in metric and size, smallest first. Trials that were only compiled have no front: with
+    the size alone it would be the smallest file, however bad (see `compiled`).
+    """
+    axes = axes_of(records)
+    if METRIC not in axes:
         return []
-    keep = non_dominated(objectives(feasible))
+    feasible = [record for record in records if record.outcome is Outcome.COMPLETE and is_known(record, axes)]
+    keep = non_dominated(objectives(feasible, axes))
     members = [record for record, kept in zip(feasible, keep, strict=True) if kept]
-    return sorted(members, key=lambda record: record.latency.ratio if record.latency else 0.0)
+    return sorted(members, key=lambda record: record.latency.ratio if record.latency else _bytes(record))
+
+
+def compiled(records: Iterable[TrialRecord], others: Iterable[TrialRecord] = ()) -> list[TrialRecord]:
+    """The trials of a target that were compiled within its limits and never ran there, smallest first.
+
+    Of those only the ones whose recipe is on the front of a measured target among `others` (trials of the study's
+    other targets), where there are any: nothing measured speaks for the rest.
+    """
+    found = sorted(
+        (record for record in records if record.outcome is Outcome.COMPILED and record.artifact is not None),
+        key=lambda record: (_bytes(record), record.number),
+    )
+    by_target: dict[str, list[TrialRecord]] = {}
+    for other in others:
+        by_target.setdefault(other.target, []).append(other)
+    proved = {member.recipe for of_target in by_target.values() for member in front(of_target)}
+    return [record for record in found if record.recipe in proved] or found
+
+
+def _bytes(record: TrialRecord) -> float:
+    return float(record.artifact.size_bytes) if record.artifact else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from autoshrink.types import Recipe, Scalar, Settings
+from autoshrink.types import Figure, Latency, Recipe, Scalar, Settings
 
 
 def describe(recipe: Recipe, fidelity: float = 1.0) -> str:
@@ -37,6 +37,36 @@ def human_ms(milliseconds: float) -> str:
     """Milliseconds with three significant digits, as `0.312 ms`."""
     digits = 3 if milliseconds < 1 else 2 if milliseconds < 10 else 1
     return f"{milliseconds:.{digits}f} ms"
+
+
+def rows_per_second(latency: Latency, batch: int) -> float:
+    """Throughput of calls of `batch` rows, one after the other."""
+    return 1000.0 * batch / latency.ms
+
+
+def human_rate(rows: float) -> str:
+    """Rows a second with three significant digits and more, as `12.5 rows/s` or `4,870 rows/s`."""
+    return f"{rows:,.0f} rows/s" if rows >= 100 else f"{rows:.3g} rows/s"
+
+
+def human_figure(figure: Figure, value: float | None = None) -> str:
+    """A figure with its unit, as `262 kB`; what is estimated says so, as `~1.84 ms (estimate)`.
+
+    Args:
+        figure: its unit says how it is written.
+        value: written in the place of the figure's own, such as a limit on it; then nothing is said of an estimate.
+    """
+    text = _amount(figure.value if value is None else value, figure.unit)
+    return f"~{text} (estimate)" if figure.estimate and value is None else text
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit in ("bytes", "byte", "B"):
+        return human_bytes(value)
+    if unit == "ms":
+        return human_ms(value)
+    number = f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.4g}"
+    return f"{number} {unit}".strip()
 
 
 def human_seconds(seconds: float) -> str:

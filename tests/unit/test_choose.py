@@ -1,13 +1,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from autoshrink.errors import NothingFits
-from autoshrink.package.choose import choose
+from autoshrink.package.choose import applicable, choose
 from autoshrink.target import Limits
-from autoshrink.types import Artifact, ArtifactFile, Interval, Latency, Outcome, Recipe, Score, StageSpec, TrialRecord
+from autoshrink.types import (
+    Artifact,
+    ArtifactFile,
+    Figure,
+    Interval,
+    Latency,
+    Outcome,
+    Recipe,
+    Score,
+    StageSpec,
+    TrialRecord,
+)
 
 
 def score(value: float, half: float = 0.01) -> Score:
@@ -228,3 +240,90 @@ def test_no_trial_and_several_targets_are_said() -> None:
         choose([], Limits())
     with pytest.raises(ValueError, match="cpu, gpu"):
         choose([BASELINE, replace(trial(1), target="gpu")], Limits())
+
+
+def untimed(number: int, **given: Any) -> TrialRecord:
+    """As `trial`, on a target whose device is imitated."""
+    return replace(trial(number, **given), latency=None, reason="latency not measured: on an emulator")
+
+
+def only_compiled(number: int, size: int, **given: Any) -> TrialRecord:
+    """As `trial`, on a target that has no device here."""
+    record = trial(number, size=size, outcome=Outcome.COMPILED, **given)
+    return replace(
+        record, target="phone", val=None, drop=None, drop_ci=None, latency=None, reason="compiled, not measured: no Mac"
+    )
+
+
+def test_without_latency_accuracy_and_size_decide() -> None:
+    records = [
+        untimed(0),
+        untimed(1, accuracy=0.895, drop=0.005, size=300_000),
+        untimed(2, accuracy=0.88, drop=0.02, size=100_000),
+        untimed(3, accuracy=0.894, drop=0.006, size=500_000),
+    ]
+    assert choose(records, Limits()).number == 1
+    assert choose(records, Limits(drop=0.03)).number == 2
+    assert choose(records, Limits(size_bytes=200_000)).number == 2
+
+
+def test_a_limit_on_what_was_not_measured_is_said_with_the_reason() -> None:
+    records = [untimed(0), untimed(1, size=300_000)]
+    for limits, option in (
+        (Limits(latency_ms=2.0), "--max-latency 2ms: latency was not measured on cpu (latency not measured: on an emu"),
+        (Limits(throughput=500.0), "--min-throughput 500/s: throughput was not measured on cpu"),
+        (
+            Limits(figures={"arena": 1e5}),
+            "--max-figure arena=100000: compiling for cpu finds no figure 'arena'",
+        ),
+    ):
+        with pytest.raises(NothingFits) as refused:
+            choose(records, limits)
+        assert str(refused.value).startswith(option)
+        assert str(refused.value).endswith("leave it out")
+    limits, unknown = applicable(Limits(2.0, 400_000, 0.01, 500.0, {"arena": 1e5}), records)
+    assert limits == Limits(size_bytes=400_000, drop=0.01)
+    assert unknown == ["latency", "throughput", "arena"]
+    assert choose(records, limits).number == 1
+
+
+def test_a_compiled_trial_is_judged_by_its_recipe_on_the_worst_other_target() -> None:
+    records = [only_compiled(0, 1_000_000), only_compiled(1, 250_000), only_compiled(2, 200_000)]
+    good = [BASELINE, trial(1, drop=0.004), trial(2, drop=0.006)]
+    bad = [replace(record, target="gpu", drop=0.03, drop_ci=Interval(0.029, 0.031)) for record in good[2:]]
+    assert choose(records, Limits(), others=good).number == 2
+    assert choose(records, Limits(), others=[*good, *bad]).number == 1
+    assert choose(records, Limits(size_bytes=240_000), others=[*good, *bad]).number == 2
+    with pytest.raises(NothingFits, match=r"3 compiled trials keeps .*; accuracy is of the same recipes on cpu"):
+        choose(records, Limits(size_bytes=100_000), others=good)
+    with pytest.raises(NothingFits, match=r"latency was not measured on phone .*no Mac"):
+        choose(records, Limits(latency_ms=1.0), others=good)
+
+
+def test_what_was_compiled_and_measured_nowhere_cannot_be_chosen() -> None:
+    with pytest.raises(NothingFits, match=r"the 2 trials were compiled, not measured.*--trial"):
+        choose([only_compiled(0, 1_000_000), only_compiled(1, 250_000)], Limits())
+
+
+def test_limits_on_figures_and_throughput() -> None:
+    def sized(number: int, arena: float, **given: Any) -> TrialRecord:
+        return replace(trial(number, **given), figures={"arena": Figure(arena, "bytes", "the planner", True)})
+
+    records = [sized(1, 300_000), sized(2, 200_000, drop=0.02)]
+    assert choose(records, Limits(figures={"arena": 250_000})).number == 2
+    with pytest.raises(NothingFits) as refused:
+        choose(records, Limits(figures={"arena": 150_000}))
+    assert "trial 2 (prune 2 %): arena 200000 is 50000 over 150000" in str(refused.value)
+    assert "--max-figure arena=200000 instead of 150000 would give trial 2" in str(refused.value)
+    # Four rows in at most 1.01 ms are 3960 a second.
+    assert (
+        choose([BASELINE, trial(1, accuracy=0.88, drop=0.02, ms=0.5)], Limits(throughput=3900.0), batch=4).number == 0
+    )
+    assert (
+        choose([BASELINE, trial(1, accuracy=0.88, drop=0.02, ms=0.5)], Limits(throughput=4000.0), batch=4).number == 1
+    )
+    with pytest.raises(NothingFits) as refused:
+        choose([BASELINE], Limits(throughput=5000.0), batch=4)
+    lines = str(refused.value).splitlines()
+    assert lines[2] == "  trial 0 (fp32 baseline): throughput 3960/s is 1040/s under 5000/s"
+    assert lines[3] == "--min-throughput 3960/s instead of 5000/s would give trial 0"

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from autoshrink.search.front import front, hypervolume, non_dominated
-from autoshrink.types import Artifact, ArtifactFile, Interval, Latency, Outcome, Recipe, Score, TrialRecord
+from autoshrink.search.front import axes_of, compiled, front, hypervolume, non_dominated, objectives
+from autoshrink.types import Artifact, ArtifactFile, Interval, Latency, Outcome, Recipe, Score, StageSpec, TrialRecord
 
 
 def test_non_dominated_known_answer() -> None:
@@ -70,3 +71,50 @@ def test_front_leaves_out_dominated_infeasible_and_unmeasured_trials() -> None:
     ]
     assert [member.number for member in front(records)] == [5, 1, 0]
     assert front([]) == []
+
+
+def test_axes_are_what_is_known_of_the_best_known_trial() -> None:
+    measured = record(1, 0.9, 1.0, 100)
+    untimed = replace(measured, latency=None)
+    built = replace(untimed, val=None, outcome=Outcome.COMPILED)
+    failed = TrialRecord(4, "target", Recipe(), Outcome.FAILED, "why")
+    assert axes_of([failed]) == ()
+    assert axes_of([failed, built]) == ("size",)
+    assert axes_of([built, untimed]) == ("metric", "size")
+    assert axes_of([untimed, built, measured]) == ("metric", "latency", "size")
+    assert objectives([untimed], axes_of([untimed])).tolist() == [[-0.9, 100.0]]
+    with pytest.raises(ValueError, match="trial 1 of target was not measured in metric, latency, size"):
+        objectives([untimed])
+
+
+def test_without_latency_the_front_is_of_metric_and_size() -> None:
+    records = [
+        replace(record(number, metric, 1.0, size), latency=None)
+        for number, metric, size in [(0, 0.93, 400), (1, 0.92, 100), (2, 0.91, 120), (3, 0.90, 50)]
+    ]
+    assert [member.number for member in front(records)] == [3, 1, 0]
+    # One trial that was timed as well makes it a front of all three, of what has all three.
+    assert [member.number for member in front([*records, record(4, 0.5, 1.0, 500)])] == [4]
+
+
+def test_compiled_trials_have_no_front_but_what_another_target_measured() -> None:
+    def recipe(number: int) -> Recipe:
+        return Recipe((StageSpec.of("prune", {"ratio": number / 10}),))
+
+    built = [
+        replace(
+            record(number, 0.0, 1.0, size, Outcome.COMPILED),
+            target="phone",
+            recipe=recipe(number),
+            val=None,
+            latency=None,
+        )
+        for number, size in [(1, 400), (2, 100), (3, 200)]
+    ]
+    assert front(built) == []
+    assert [member.number for member in compiled(built)] == [2, 3, 1]
+    measured = [
+        replace(record(number, metric, 1.0, 100), recipe=recipe(number))
+        for number, metric in [(1, 0.9), (2, 0.8), (3, 0.9)]
+    ]
+    assert [member.number for member in compiled(built, measured)] == [3, 1]

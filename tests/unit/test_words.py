@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from autoshrink.search.words import describe, reduced_training
-from autoshrink.types import Recipe, Scalar
+from autoshrink.search.words import describe, human_figure, human_rate, reduced_training, rows_per_second
+from autoshrink.types import Figure, Recipe, Scalar
+from tests.fake_study import fake_latency
 
 
 @pytest.mark.parametrize(
@@ -91,3 +92,26 @@ def test_trained_low_bit_weights_run_as_static_int8() -> None:
     assert Recipe.from_json([qat]).precision == "int8_static"
     assert Recipe.from_json([{"technique": "quantize", "scheme": "fp16"}]).precision == "fp16"
     assert Recipe.from_json([{"technique": "finetune", "epochs": 1}]).precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("figure", "expected"),
+    [
+        (Figure(262_144, "bytes", "the planner"), "262 kB"),
+        (Figure(1.84, "ms", "Vela", estimate=True), "~1.84 ms (estimate)"),
+        (Figure(1_234_567, "cycles", "Vela", estimate=True), "~1,234,567 cycles (estimate)"),
+        (Figure(0.12345, "", "the compiler"), "0.1235"),
+    ],
+)
+def test_figures_say_their_unit_and_whether_they_are_estimates(figure: Figure, expected: str) -> None:
+    assert human_figure(figure) == expected
+
+
+def test_a_limit_on_an_estimate_is_none() -> None:
+    assert human_figure(Figure(1.84, "ms", "Vela", estimate=True), 20.0) == "20.0 ms"
+
+
+def test_throughput() -> None:
+    assert rows_per_second(fake_latency(0.5, reference_ms=4.0), batch=8) == 4000
+    assert human_rate(4000) == "4,000 rows/s"
+    assert human_rate(12.54) == "12.5 rows/s"
