@@ -119,7 +119,7 @@ class Manifest:
     Attributes:
         study: name of the study, of the trial and of the seed that it came from.
         recipe: the stages, as `Recipe.to_json` gives them; `words` is how people read them.
-        target: the hardware profile that it was made and measured for, without the interpreter of its machine.
+        target: the hardware profile that it was made and measured for, without what names programs of one machine.
         machine: as `describe_machine` gave it when the study began.
         samples: how many rows of the test split lie in `samples/`.
         files: every file of the package but this one, names relative to the package with `/`.
@@ -231,8 +231,17 @@ def _problems(manifest: Manifest, folder: Path) -> list[str]:
     return problems
 
 
+def options_that_ship(target: Target) -> dict[str, Scalar]:
+    """The target's options but for those of any text, which name what is on one machine: a program, a folder."""
+    known = get_backend(target.backend).options if target.options else {}
+    return {key: value for key, value in target.options.items() if key in known and known[key].allowed is not None}
+
+
 def _option_problems(target: Target) -> list[str]:
-    """What a stranger's options may not say: a key the backend does not have, or a value that is none of its list."""
+    """What a stranger's options may not say: a key the backend does not have, or a value that is none of its list.
+
+    Any text at all would do for some keys, and name a program to start: a package may not say those.
+    """
     options = get_backend(target.backend).options if target.options else {}
     problems = []
     for key, value in target.options.items():
@@ -240,7 +249,9 @@ def _option_problems(target: Target) -> list[str]:
             problems.append(f"target.options.{key}: is none of {', '.join(options) or 'this backend, which has none'}")
             continue
         allowed = options[key].allowed
-        if allowed is not None and value not in allowed.values:
+        if allowed is None:
+            problems.append(f"target.options.{key}: {value!r}; a package may not name what is on another machine")
+        elif value not in allowed.values:
             problems.append(f"target.options.{key}: {value!r} is none of {', '.join(map(str, allowed.values))}")
     return problems
 

@@ -39,6 +39,7 @@ class World:
 WORLDS = {
     "onnxruntime": World(runner="onnxruntime.py"),
     "openvino": World(runner="openvino.py"),
+    "browser": World(snippets="browser"),
 }
 _OTHER = World()
 

@@ -36,6 +36,7 @@ from autoshrink.package.manifest import (
     Port,
     Runtime,
     Signature,
+    options_that_ship,
     read_manifest,
 )
 from autoshrink.package.samples import write_arrays
@@ -214,8 +215,8 @@ def _manifest(
         study={"name": meta.name, "trial": record.number, "seed": meta.seed, "recipe": record.recipe.key},
         recipe=tuple(record.recipe.to_json()),
         words=describe(record.recipe),
-        # The interpreter is of the machine that measured; whoever reads a package chooses the own one.
-        target=replace(target, python=""),
+        # What is of the machine that measured, others must choose for themselves.
+        target=replace(target, python="", options=options_that_ship(target)),
         runtime=Runtime(
             backend=artifact.backend,
             version=artifact.runtime,

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from autoshrink.backends.base import Availability
+from autoshrink.backends.base import Availability, Option
 from autoshrink.errors import ConfigError, StageError
 from autoshrink.package import verify, write_package
 from autoshrink.package.checks import Tolerance, check_answers, check_latency, check_parity, check_score
-from autoshrink.package.manifest import Manifest, OutputPort, Port, is_inside, read_manifest
+from autoshrink.package.manifest import Manifest, OutputPort, Port, is_inside, options_that_ship, read_manifest
 from autoshrink.package.samples import read_arrays, write_arrays
 from autoshrink.records import StudyFolder
-from autoshrink.types import Figure, Outcome, TrialRecord
+from autoshrink.types import Choice, Figure, Outcome, TrialRecord
 from tests.package_study import ROWS, a_task, edit, failures, latency, make_study, relist, score, weights
 
 Made = tuple[StudyFolder, TrialRecord, Path]
@@ -390,3 +390,19 @@ def test_processors_that_are_not_here_are_a_note(package: Path) -> None:
     edit(package, lambda data: data["runtime"].update(reference=[]))
     found = verify(package)
     assert found.ok and any("processors [4095] are not here" in note for note in found.notes)
+
+
+def test_a_package_cannot_name_a_program_to_start(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {
+        "program": Option(None, "", "any text: a path"),
+        "layout": Option(Choice(("NCHW", "NHWC")), "NCHW", "of a list"),
+    }
+    monkeypatch.setattr("autoshrink.backends.onnxruntime.OnnxRuntime.options", options)
+    target = read_manifest(package).target
+    both = replace(target, options={"program": "/bin/sh", "layout": "NHWC"})
+    assert options_that_ship(both) == {"layout": "NHWC"}
+    edit(package, lambda data: data["target"].update(options={"program": "/bin/sh", "layout": "none"}))
+    with pytest.raises(ConfigError) as refused:
+        read_manifest(package)
+    assert "target.options.program: '/bin/sh'; a package may not name" in str(refused.value)
+    assert "target.options.layout: 'none' is none of NCHW, NHWC" in str(refused.value)
