@@ -29,7 +29,7 @@ bench-techniques: .venv/test
 .venv/demo: pyproject.toml constraints.txt
 	@echo "installing into .venv (some minutes, about 2 GB)"
 	$(PYTHON) -m venv .venv
-	$(PIP) --editable '.[all]'
+	$(PIP) --editable '.[openvino]'
 	@touch $@
 
 .venv/test: .venv/demo

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from autoshrink.backends import BACKENDS
+from autoshrink.backends import BACKENDS, get_backend
 from autoshrink.errors import ConfigError
 from autoshrink.target import Target
 from autoshrink.techniques import TECHNIQUES, get_technique
@@ -54,6 +54,7 @@ def load_target(reference: str) -> Target:
         problems.append(f"{path}:name: {target.name!r} may hold letters, digits, '.', '-' and '_' only")
     if target.backend not in BACKENDS and ":" not in target.backend:
         problems.append(f"{path}:backend: {target.backend!r}; allowed are {', '.join(BACKENDS)}, or MODULE:CLASS")
+    problems += [f"{path}:options.{problem}" for problem in _option_problems(target)]
     avoid: dict[str, str] = {}
     for key, why in target.avoid.items():
         try:
@@ -63,6 +64,24 @@ def load_target(reference: str) -> Target:
     if problems:
         raise ConfigError(problems)
     return dataclasses.replace(target, avoid=avoid)
+
+
+def _option_problems(target: Target) -> Iterator[str]:
+    """What is wrong with the options of a target, as `key: why`; nothing of a backend that is not there."""
+    try:
+        known = get_backend(target.backend).options
+    except (KeyError, ImportError, AttributeError):
+        return
+    for name, value in target.options.items():
+        if name not in known:
+            yield f"{name}: unknown option of {target.backend}; allowed are {', '.join(known) or 'none'}"
+            continue
+        allowed = known[name].allowed
+        if allowed is None:
+            if not isinstance(value, str):
+                yield f"{name}: {value!r} must be a text"
+        elif not _allows(allowed, value):
+            yield f"{name}: {value!r} not allowed; {_said(allowed)}"
 
 
 def load_space(reference: str) -> Space:

@@ -22,7 +22,7 @@ from autoshrink.isolate.parent import WAITING, run_job
 from autoshrink.isolate.process import ChildProcess
 from autoshrink.measure.timing import Samples
 from autoshrink.target import ChildLimits, Measuring
-from autoshrink.types import ArtifactFile, Audit, Figure, Recipe, StageSpec, Interval, Latency, Layer
+from autoshrink.types import ArtifactFile, Audit, Figure, Interval, Latency, Layer, Recipe, StageSpec
 from tests.fake_backends import PID
 
 MOMENT = Measuring(rounds_min=3, rounds_max=3, turn_ms=1, warm_up_calls=3, time_limit_s=5)
