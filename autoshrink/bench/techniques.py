@@ -31,10 +31,10 @@ from autoshrink.bench.technique_rows import BASELINE, MODELS, ROWS, TechniqueRow
 from autoshrink.cache import StageCache
 from autoshrink.config import load_target
 from autoshrink.errors import AutoshrinkError, ConfigError
+from autoshrink.isolate.probe import probe
 from autoshrink.measure.environment import describe_machine
 from autoshrink.pipeline import Pipeline
 from autoshrink.records import SCHEMA, STUDY_FILE, StudyFolder, StudyMeta, write_json
-from autoshrink.isolate.probe import probe
 from autoshrink.search.trial import TrialRunner
 from autoshrink.search.words import human_seconds
 from autoshrink.target import Target
