@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from autoshrink.backends.tflite_graph import Graph, Operation
+from autoshrink.errors import StageError
 from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Layer
 
 CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST", "TRANSPOSE")
@@ -38,7 +41,7 @@ def precision(graph: Graph, operation: Operation) -> str:
     return INTEGERS.get(weight if value in FLOATS else value, value.lower())
 
 
-def fallbacks(content: bytes) -> list[str]:
+def fallbacks(path: Path) -> list[str]:
     """The kinds of the operators that XNNPACK leaves to LiteRT's own kernels on this machine, most frequent first.
 
     An operator is XNNPACK's when it lies between the inputs and the outputs of one of its partitions. None is, where
@@ -46,7 +49,7 @@ def fallbacks(content: bytes) -> list[str]:
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
     interpreter.allocate_tensors()
     nodes = interpreter._get_ops_details()
     partitions = [node for node in nodes if node["op_name"] == "DELEGATE"]
@@ -66,12 +69,21 @@ def fallbacks(content: bytes) -> list[str]:
     return [kind if count == 1 else f"{count} {kind}" for kind, count in left.most_common()]
 
 
-def acceleration(content: bytes) -> str:
-    """A note on what XNNPACK takes."""
-    left = fallbacks(content)
-    if not left:
-        return "fully accelerated by XNNPACK"
-    return f"not fully accelerated by XNNPACK: {', '.join(left)} run in LiteRT's own kernels"
+def with_acceleration(audit: Audit, path: Path, stage: str) -> Audit:
+    """`audit` with a note on what XNNPACK takes of the file.
+
+    Raises:
+        StageError: of `stage`; the runtime cannot load the file.
+    """
+    try:
+        left = fallbacks(path)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise StageError(stage, f"LiteRT cannot load {path.name}: {lines[0]}") from error
+    note = "fully accelerated by XNNPACK"
+    if left:
+        note = f"not fully accelerated by XNNPACK: {', '.join(left)} run in LiteRT's own kernels"
+    return replace(audit, notes=(*audit.notes, note))
 
 
 def _unpacks(graph: Graph, operation: Operation) -> bool:

@@ -176,6 +176,43 @@ class Graph:
         )
         return inputs, outputs
 
+    def make_float_ports(self) -> None:
+        """Lets a call set and give float32 where the file has integers with a grid, by a conversion at each."""
+        for number, index in enumerate(self.inputs):
+            if self.grid(index) is not None:
+                self._main.inputs[number] = port = self._port(index)
+                self._main.operators.insert(0, self._operator("QUANTIZE", port, index))
+        for number, index in enumerate(self.outputs):
+            if self.grid(index) is not None:
+                self._main.outputs[number] = port = self._port(index)
+                self._main.operators.append(self._operator("DEQUANTIZE", index, port))
+
+    def _port(self, index: int) -> int:
+        """A float32 tensor with the name of `index`, in its place in the signature."""
+        old, new = self._main.tensors[index], _schema().schema_fb.TensorT()
+        new.name, new.shape, new.buffer = old.name, old.shape, 0
+        new.type = _schema().TensorType.FLOAT32
+        old.name += b".integers"
+        self._main.tensors.append(new)
+        made = len(self._main.tensors) - 1
+        for port in (*self._model.signatureDefs[0].inputs, *self._model.signatureDefs[0].outputs):
+            if port.tensorIndex == index:
+                port.tensorIndex = made
+        return made
+
+    def _operator(self, kind: str, source: int, result: int) -> Any:
+        code = getattr(_schema().BuiltinOperator, kind)
+        codes = [known.builtinCode for known in self._model.operatorCodes]
+        if code not in codes:
+            made = _schema().OperatorCodeT()
+            made.builtinCode, made.version = code, 1
+            made.deprecatedBuiltinCode = code
+            self._model.operatorCodes.append(made)
+            codes.append(code)
+        operator = _schema().OperatorT()
+        operator.opcodeIndex, operator.inputs, operator.outputs = codes.index(code), [source], [result]
+        return operator
+
     def clear_metadata(self) -> None:
         """Leaves out what only the converter wanted to know."""
         kept = [entry for entry in self._model.metadata or [] if entry.name == b"min_runtime_version"]

@@ -10,8 +10,8 @@ from autoshrink.backends.base import Array, Source
 from autoshrink.backends.tflite_audit import audit_of
 from autoshrink.backends.tflite_convert import float_tflite
 from autoshrink.backends.tflite_graph import Graph
+from autoshrink.backends.tflite_qat import quantized_tflite
 from autoshrink.backends.tflite_quantize import load_calibration, quantize
-from autoshrink.errors import StageError
 from autoshrink.types import Audit
 
 
@@ -19,7 +19,8 @@ def write_tflite(source: Source, out: Path, integer_ports: bool = False) -> Audi
     """Writes the program of `source` in its precision to `out`.
 
     Args:
-        source: its option `layout` (`nchw` or `nhwc`) is that of the file's inputs of 4 dimensions.
+        source: int8_static without settings is a program with trained quantizers. The option `layout` (`nchw` or
+            `nhwc`) is that of the file's inputs of 4 dimensions.
         out: the file.
         integer_ports: for int8_static: float inputs and outputs become int8, and what lies between them as far as the
             grid's operators go.
@@ -31,13 +32,13 @@ def write_tflite(source: Source, out: Path, integer_ports: bool = False) -> Audi
         StageError: of stage `compile`; the program cannot be converted or quantized.
     """
     layout = str(source.options.get("layout", "nchw"))
-    content = float_tflite(source.model, layout)
-    calibration = None
-    if source.precision == "int8_static":
-        if source.calibration is None:
-            raise StageError("compile", "int8_static needs a calibration set, and there is none")
-        calibration = {name: to_layout(rows, layout) for name, rows in load_calibration(source.calibration).items()}
-    result = quantize(content, source.precision, source.settings, calibration, source.batch, integer_ports)
+    rows = load_calibration(source.calibration) if source.calibration else None
+    if source.precision == "int8_static" and not source.settings:
+        result = quantized_tflite(source.model, layout, rows, source.batch, integer_ports)
+    else:
+        content = float_tflite(source.model, layout)
+        rows = {name: to_layout(array, layout) for name, array in rows.items()} if rows else None
+        result = quantize(content, source.precision, source.settings, rows, source.batch, integer_ports)
     out.write_bytes(result.content)
     return audit_of(Graph(result.content), result.notes)
 

@@ -135,6 +135,9 @@ def _four_bits(graph: Graph, content: bytes, kinds: Sequence[str], settings: Set
         if operation.kind != "FULLY_CONNECTED" or operation.kind not in kinds:
             why[name] = f"only FULLY_CONNECTED has a fast kernel for weights of 4 bits, not {operation.kind}"
             continue
+        if graph.shape(weight)[-1] % 2:
+            why[name] = "weights of 4 bits need an even number of inputs to be fast"
+            continue
         fits = block in BLOCKS and graph.shape(weight)[-1] % block == 0
         if block and not fits:
             width = graph.shape(weight)[-1]
@@ -166,7 +169,7 @@ def _static(
     why = {}
     for (operation, _), name in zip(graph.layers(), names, strict=True):
         if name in kept:
-            why[name] = "keep_float"
+            why[name] = "keep_float asks for it"
         elif operation.outputs[0] not in ran:
             why[name] = f"{operation.kind} is not among the profile's operators, or a value has no range"
     return _checked(graph, run.done(ranges), why, ())
@@ -291,9 +294,11 @@ def _checked(before: Graph, content: bytes, why: Mapping[str, str], notes: Seque
     floats = [name for name in _weights(before) if found.get(name, "FLOAT32") == "FLOAT32"]
     if found and len(floats) == len(found):
         raise StageError("compile", "ai-edge-quantizer left every layer in float32; use fp32")
-    plain = [name.removesuffix(".weight") for name in floats]
-    left = [f"{name} stays float32: {why.get(name, 'the quantizer has no kernel for it')}" for name in plain]
-    return Quantized(content, (*notes, *left))
+    left: dict[str, list[str]] = {}
+    for name in floats:
+        plain = name.removesuffix(".weight")
+        left.setdefault(why.get(plain, "the quantizer has no kernel for it"), []).append(plain)
+    return Quantized(content, (*notes, *(f"float32, since {text}: {', '.join(names)}" for text, names in left.items())))
 
 
 def _weights(graph: Graph) -> Iterator[str]:
@@ -309,8 +314,9 @@ def _kinds(operators: Sequence[str]) -> list[str]:
 
 
 def _operators(settings: Settings) -> list[str]:
-    grid: Any = settings.get("grid")
-    found: Any = grid["operators"] if grid else settings.get("operators", ())
+    """Of the profile; without one, all that the table knows."""
+    grid: Any = settings.get("grid", settings)
+    found: Any = grid.get("operators", tuple(OPERATORS))
     return [str(operator) for operator in found]
 
 
