@@ -164,7 +164,8 @@ def _interruptible() -> Iterator[None]:
 
 def _conclude(study: Study, as_json: bool) -> None:
     """The fronts, the report, and what to do next."""
-    from autoshrink.dashboard.tables import front_rows, front_table
+    from autoshrink.dashboard.tables import front_rows
+    from autoshrink.dashboard.terminal import front_table
 
     report = study.report()
     targets = list(study.folder.meta.targets)
@@ -197,7 +198,8 @@ def front(
 ) -> None:
     """Prints the Pareto front of each target."""
     from autoshrink.api import open_study
-    from autoshrink.dashboard.tables import front_rows, front_table
+    from autoshrink.dashboard.tables import front_rows
+    from autoshrink.dashboard.terminal import front_table
 
     opened = open_study(study, results)
     targets = [target] if target else list(opened.folder.meta.targets)

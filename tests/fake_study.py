@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from autoshrink.dashboard.view import TargetView
 from autoshrink.records import StudyFolder, StudyMeta
 from autoshrink.search.front import front
 from autoshrink.target import Limits, Precision, Target
@@ -146,6 +147,13 @@ def fake_trial(
         finished="2026-11-22T14:05:00+00:00",
     )
     return replace(record, **changes)
+
+
+def fake_view(records: Sequence[TrialRecord], limits: Limits | None = None, **changes: Any) -> TargetView:
+    """One target's view of FAKE trials; `others` and fields of the target may be given."""
+    others = changes.pop("others", ())
+    target = FAKE_TARGETS[records[0].target if records else "onnxruntime-cpu"]
+    return TargetView(replace(target, limits=limits or Limits(), **changes), records, others)
 
 
 def make_fake_study(path: Path, targets: int = 2, trials: int = 24, seed: int = 0) -> StudyFolder:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoshrink.records import StudyFolder, StudyMeta
+from autoshrink.search.limits import Limit, given
 from autoshrink.target import Limits
 
 RESULTS = "results"
@@ -25,9 +26,9 @@ def search_command(meta: StudyMeta) -> str:
         arguments += ["--trials", str(meta.trials)]
     if meta.time_limit_s is not None:
         arguments += ["--time", f"{meta.time_limit_s:g}s"]
-    limits = {target.limits for target in meta.targets.values()}
-    if len(limits) == 1:
-        arguments += limit_options(limits.pop())
+    first, *others = [target.limits for target in meta.targets.values()]
+    if all(limits == first for limits in others):
+        arguments += limit_options(first)
     if meta.fidelity != 1:
         arguments += ["--fidelity", f"{meta.fidelity:g}"]
     for key in meta.force:
@@ -35,11 +36,13 @@ def search_command(meta: StudyMeta) -> str:
     return shlex.join([*arguments, "--seed", str(meta.seed), "--study", meta.name])
 
 
-def next_commands(study: StudyFolder, target: str, limits: Limits) -> list[tuple[str, str]]:
-    """(What it does, command) of what a user does with a front."""
+def next_commands(study: StudyFolder, target: str, limits: Limits, trial: int | None = None) -> list[tuple[str, str]]:
+    """(What it does, command) of what a user does with a front; `trial` is to be packed whatever the limits."""
     name, where = study.meta.name, _where(study)
     package = "package" if len(study.meta.targets) == 1 else f"package-{target}"
     options = limit_options(limits) or ["--max-drop", "1%"]
+    if trial is not None:
+        options = ["--trial", str(trial)]
     return [
         (
             "Write the chosen trial as a package for the device",
@@ -66,17 +69,14 @@ def resume_command(study: StudyFolder) -> str:
 
 def limit_options(limits: Limits) -> list[str]:
     """Limits as options of the command line."""
-    options: list[str] = []
-    if limits.latency_ms is not None:
-        options += ["--max-latency", f"{limits.latency_ms:g}ms"]
-    if limits.size_bytes is not None:
-        options += ["--max-size", _size(limits.size_bytes)]
-    if limits.drop is not None:
-        options += ["--max-drop", f"{100 * limits.drop:g}%"]
-    return options
+    return [part for limit in given(limits) for part in limit.option(_short(limit)).split(" ", 1)]
 
 
-def _size(size: int) -> str:
+def _short(limit: Limit) -> str:
+    """The value of a limit; a size in a larger unit only where it is a round number of it."""
+    if limit.name != "size_bytes" or limit.is_figure:
+        return limit.text(limit.value)
+    size = round(limit.value)
     for unit, factor in (("MB", 10**6), ("kB", 10**3)):
         if size % (factor // 100) == 0 and size >= factor:
             return f"{size / factor:g}{unit}"

@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 
 from autoshrink.dashboard.formatting import Metric, speed_up, speed_up_interval
 from autoshrink.dashboard.palette import Palette
-from autoshrink.dashboard.tables import baseline_of
-from autoshrink.search.front import hypervolume, non_dominated, objectives
-from autoshrink.search.words import describe, human_bytes, human_ms, human_seconds
+from autoshrink.dashboard.view import baseline_of
+from autoshrink.search.front import LATENCY, METRIC, axes_of, hypervolume, is_known, non_dominated, objectives
+from autoshrink.search.words import describe, human_bytes, human_figure, human_ms, human_seconds
 from autoshrink.target import Limits
 from autoshrink.types import Interval, Outcome, Recipe, TrialRecord
 
@@ -47,8 +47,8 @@ def _precision(name: str) -> str:
 
 
 def families(records: Iterable[TrialRecord]) -> list[str]:
-    """The families of the measured recipes, sorted, so that the targets of a study share their colours."""
-    return sorted({family(record.recipe) for record in records if record.is_measured} - {BASELINE})
+    """The families of the recipes that were scored, sorted, so that the targets of a study share their colours."""
+    return sorted({family(record.recipe) for record in records if record.is_scored} - {BASELINE})
 
 
 def hover(record: TrialRecord, metric: Metric) -> str:
@@ -67,6 +67,7 @@ def hover(record: TrialRecord, metric: Metric) -> str:
             lines.append("latency wider than the target asks")
     if record.artifact is not None:
         lines.append(human_bytes(record.artifact.size_bytes))
+    lines.extend(f"{escape(name)} {escape(human_figure(figure))}" for name, figure in record.figures.items())
     if record.audit is not None:
         lines.append(f"{record.audit.int8_layers} of {len(record.audit.layers)} layers in int8")
     if record.agreement_db is not None:
@@ -125,24 +126,25 @@ def progress(records: Sequence[TrialRecord], limits: Limits) -> list[float]:
 
     A trial is a point of (loss, latency, size) relative to the baseline, where the loss counts from 0 at the
     baseline's metric to 1 at the limit of the drop (or at `TOLERATED`). The volume is that between these points and
-    (1, 1, 1): 0 is the baseline, 1 would be a model without loss that takes no time and no space.
+    (1, 1, 1): 0 is the baseline, 1 would be a model without loss that takes no time and no space. Where nothing was
+    timed it is the area of (loss, size).
     """
-    baseline = baseline_of(records)
-    if baseline is None or baseline.val is None or not baseline.is_measured:
+    baseline, axes = baseline_of(records), axes_of(records)
+    if baseline is None or baseline.val is None or METRIC not in axes or not is_known(baseline, axes):
         return []
-    scale = objectives([baseline])[0]
+    scale = objectives([baseline], axes)[0]
     worst = limits.drop or TOLERATED * abs(baseline.val.value) or 1.0
-    points, volume, volumes = np.empty((0, 3)), 0.0, []
+    points, volume, volumes = np.empty((0, len(axes))), 0.0, []
     for record in records:
-        if record.outcome is Outcome.COMPLETE and record.is_measured and record is not baseline:
-            point = objectives([record])[0]
-            scaled = np.array([max(0.0, point[0] - scale[0]) / worst, point[1], point[2] / max(scale[2], 1.0)])
-            grown = np.vstack([points, scaled])
+        if record.outcome is Outcome.COMPLETE and is_known(record, axes) and record is not baseline:
+            point = objectives([record], axes)[0]
+            loss, size = max(0.0, point[0] - scale[0]) / worst, point[-1] / max(scale[-1], 1.0)
+            grown = np.vstack([points, [loss, point[1], size] if LATENCY in axes else [loss, size]])
             # The volume takes a while to compute, so only of the points that count, and only where they change.
             kept = non_dominated(grown)
             if kept[-1]:
                 points = grown[kept]
-                volume = hypervolume(points, np.ones(3))
+                volume = hypervolume(points, np.ones(len(axes)))
         volumes.append(volume)
     return volumes
 

@@ -13,8 +13,9 @@ import plotly.graph_objects as go
 from autoshrink.dashboard.figures import BASELINE, family, hover, lay_out
 from autoshrink.dashboard.formatting import Metric
 from autoshrink.dashboard.palette import Palette
-from autoshrink.dashboard.tables import baseline_of
-from autoshrink.search.front import front, non_dominated
+from autoshrink.dashboard.view import baseline_of
+from autoshrink.search import front as known
+from autoshrink.search.front import axes_of, front, is_known, non_dominated
 from autoshrink.search.words import human_bytes, human_ms
 from autoshrink.target import Limits
 from autoshrink.types import Outcome, TrialRecord
@@ -29,7 +30,7 @@ class Axis:
     """A cost on the x axis, relative to the baseline, and the other cost as the area of the markers.
 
     Attributes:
-        name: of the cost.
+        name: of the cost, one of the axes of `autoshrink.search.front`.
         ratio: (trial, baseline) -> cost relative to the baseline's.
         absolute: trial -> the cost itself, milliseconds or bytes.
         text: writes an absolute cost.
@@ -54,7 +55,7 @@ def _bytes(record: TrialRecord) -> float:
 
 
 LATENCY = Axis(
-    "latency",
+    known.LATENCY,
     lambda record, _: record.latency.ratio if record.latency else 0.0,
     _milliseconds,
     human_ms,
@@ -62,7 +63,7 @@ LATENCY = Axis(
     _bytes,
 )
 SIZE = Axis(
-    "size",
+    known.SIZE,
     lambda record, baseline: _bytes(record) / max(_bytes(baseline), 1.0),
     _bytes,
     human_bytes,
@@ -79,7 +80,7 @@ def front_figure(
     axis: Axis = LATENCY,
     chosen: TrialRecord | None = None,
 ) -> go.Figure | None:
-    """Measured trials, front and limits of a target; None when its baseline or nothing else was measured.
+    """Measured trials, front and limits of a target; None when its baseline or nothing else was measured on the axis.
 
     The line steps along the members of the front that no other beats in the two axes. Trials that are dominated are
     faint, trials over a limit are crosses. Of trials far below the front there is only a count.
@@ -92,8 +93,9 @@ def front_figure(
         axis: what to draw the metric over; logarithmic where it spans a factor of `LOGARITHMIC` or more.
         chosen: a trial to point at.
     """
-    baseline, measured = baseline_of(records), [record for record in records if record.is_measured]
-    if baseline is None or not baseline.is_measured or len(measured) < 2:
+    axes, baseline = axes_of(records), baseline_of(records)
+    measured = [record for record in records if is_known(record, axes)]
+    if baseline is None or baseline not in measured or len(measured) < 2 or not {known.METRIC, axis.name} <= set(axes):
         return None
     plot = _Plot(axis, Metric.of(records), palette, baseline, measured)
     members = front(records)
@@ -114,7 +116,7 @@ def front_figure(
     lay_out(figure, palette, HEIGHT)
     plot.draw_axes(figure, [baseline, *members])
     plot.draw_limits(figure, limits)
-    if chosen is not None and chosen is not baseline and chosen.is_measured:
+    if chosen is not None and chosen is not baseline and chosen in measured:
         plot.point_at(figure, chosen)
     return figure
 

@@ -18,14 +18,15 @@ from autoshrink.dashboard.headline import Headline, headline
 from autoshrink.dashboard.markup import Markup, element
 from autoshrink.dashboard.palette import DARK, LIGHT, recoloured
 from autoshrink.dashboard.report_sections import body_of
+from autoshrink.dashboard.view import TargetView
 from autoshrink.errors import ConfigError
-from autoshrink.records import StudyFolder, StudyMeta
+from autoshrink.records import StudyFolder
 from autoshrink.target import Target
 from autoshrink.types import TrialRecord
 
 _HERE = Path(__file__).parent
 
-Records = Mapping[str, Sequence[TrialRecord]]
+Views = Mapping[str, TargetView]
 
 
 def write_report(study: StudyFolder, out: Path) -> Path:
@@ -38,7 +39,7 @@ def write_report(study: StudyFolder, out: Path) -> Path:
         ConfigError: a record cannot be read, or `out` cannot be written.
     """
     records = {target: study.records(target) for target in study.meta.targets}
-    page = _page(study, records)
+    page = _page(study, {target: TargetView.among(records, study, target) for target in records})
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -54,11 +55,11 @@ def write_report(study: StudyFolder, out: Path) -> Path:
     return out
 
 
-def _page(study: StudyFolder, records: Records) -> str:
+def _page(study: StudyFolder, views: Views) -> str:
     meta = study.meta
     scripts = [_file_text("report.js")]
-    answers = {target: headline(records[target], profile.limits) for target, profile in meta.targets.items()}
-    figures = _figures(meta, records, answers)
+    answers = {target: headline(view) for target, view in views.items()}
+    figures = _figures(views, answers)
     if figures:
         scripts.insert(0, get_plotlyjs())
     policy = "; ".join(
@@ -83,7 +84,7 @@ def _page(study: StudyFolder, records: Records) -> str:
     body = element(
         "body",
         # A figure and its percent sign stay on one line.
-        Markup(body_of(study, records, answers, figures).replace(" %", "&nbsp;%")),
+        Markup(body_of(study, views, answers, figures).replace(" %", "&nbsp;%")),
         element("script", Markup(_themes_json(figures)), type="application/json", id="figures"),
         [element("script", Markup(script)) for script in scripts],
     )
@@ -99,14 +100,14 @@ def _hash(script: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def _figures(meta: StudyMeta, records: Records, answers: Mapping[str, Headline]) -> dict[str, str]:
+def _figures(views: Views, answers: Mapping[str, Headline]) -> dict[str, str]:
     """Id of the element -> figure as JSON, for a light page; those that the records give nothing for are left out."""
-    names = families(record for of_target in records.values() for record in of_target)
+    names = families(record for view in views.values() for record in view.records)
     return {
         f"{kind}-{place}": figure.to_json()
-        for place, (target, profile) in enumerate(meta.targets.items())
+        for place, (target, view) in enumerate(views.items())
         for kind, figure in _target_figures(
-            records[target], profile, LIGHT.colours(names), answers[target].chosen
+            view.records, view.target, LIGHT.colours(names), answers[target].chosen
         ).items()
         if figure is not None
     }

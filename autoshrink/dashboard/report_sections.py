@@ -2,54 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from autoshrink.dashboard.across_section import across_section
 from autoshrink.dashboard.commands import search_command
 from autoshrink.dashboard.formatting import counted
 from autoshrink.dashboard.headline import Headline
 from autoshrink.dashboard.markup import Markup, element, join
 from autoshrink.dashboard.target_section import target_section
+from autoshrink.dashboard.view import TargetView
 from autoshrink.records import StudyFolder, StudyMeta
 from autoshrink.search.words import describe, human_seconds
-from autoshrink.types import TrialRecord
-
-Records = Mapping[str, Sequence[TrialRecord]]
 
 
-def body_of(study: StudyFolder, records: Records, answers: Mapping[str, Headline], figures: Collection[str]) -> Markup:
+def body_of(
+    study: StudyFolder, views: Mapping[str, TargetView], answers: Mapping[str, Headline], figures: Collection[str]
+) -> Markup:
     """The visible page.
 
     Args:
         study: its name, targets and machine.
-        records: target -> its trials.
+        views: target -> its trials, in the study's order.
         answers: target -> what it came to.
         figures: ids of the figures that the page will draw, as `front-0` for the first target.
     """
     meta = study.meta
     return join(
         [
-            element("header", element("div", _title(meta, records), _cards(answers), class_="wide")),
+            element("header", element("div", _title(meta, views), _cards(answers), class_="wide")),
             element(
                 "main",
                 [
-                    target_section(study, profile, records[target], answers[target], place, figures)
-                    for place, (target, profile) in enumerate(meta.targets.items())
+                    target_section(study, view, answers[target], place, figures)
+                    for place, (target, view) in enumerate(views.items())
                 ],
+                across_section(views),
                 _how(meta),
             ),
             element(
-                "footer", f"Made by autoshrink {meta.autoshrink}. Every figure is of a compiled artifact, measured."
+                "footer",
+                f"Made by autoshrink {meta.autoshrink}. Every figure is of a compiled artifact: measured, unless it is "
+                "marked as an estimate.",
             ),
         ]
     )
 
 
-def _title(meta: StudyMeta, records: Records) -> Markup:
-    trials = sum(map(len, records.values()))
-    seconds = sum(sum(record.seconds.values()) for of_target in records.values() for record in of_target)
+def _title(meta: StudyMeta, views: Mapping[str, TargetView]) -> Markup:
+    trials = sum(len(view.records) for view in views.values())
+    seconds = sum(sum(record.seconds.values()) for view in views.values() for record in view.records)
     facts = [
         element("span", "task ", element("b", Path(meta.task).name)),
         element("span", _date(meta.created)),

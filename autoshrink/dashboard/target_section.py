@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 
 from autoshrink.dashboard.commands import limit_options, more_trials, next_commands, resume_command
 from autoshrink.dashboard.figures import stage_seconds
@@ -11,11 +11,11 @@ from autoshrink.dashboard.headline import Headline
 from autoshrink.dashboard.markup import Markup, element
 from autoshrink.dashboard.report_tables import audit_table, front_table, outcome_list, trials_table
 from autoshrink.dashboard.tables import latency_ties
+from autoshrink.dashboard.view import TargetView
+from autoshrink.package.choose import applicable
 from autoshrink.records import StudyFolder
-from autoshrink.search.front import front
 from autoshrink.search.words import describe, human_seconds
-from autoshrink.target import Target
-from autoshrink.types import TrialRecord
+from autoshrink.target import Limits, Target
 
 _FIGURES = {
     "front": (
@@ -34,33 +34,42 @@ _FIGURES = {
 }
 
 
+_UNTIMED_FIGURES = {
+    "size": (
+        "Accuracy over size",
+        "Up and to the left is better. Bars are 95 % intervals on val. The line is the front. Faint: dominated.",
+    ),
+    "progress": (
+        "Progress of the search",
+        "Area of loss and size after each trial: 0 is the baseline, 1 would be a model without loss that takes no "
+        "space. Flat at the end: more trials may not help.",
+    ),
+}
+
+
 def target_section(
-    study: StudyFolder,
-    target: Target,
-    records: Sequence[TrialRecord],
-    answer: Headline,
-    place: int,
-    figures: Collection[str],
+    study: StudyFolder, view: TargetView, answer: Headline, place: int, figures: Collection[str]
 ) -> Markup:
     """The section, with the id `target-PLACE`; of the figures only those in `figures` get an element to be drawn in."""
+    captions = _FIGURES if view.is_timed else {**_FIGURES, **_UNTIMED_FIGURES}
 
     def figure(kind: str) -> Markup | None:
         name = f"{kind}-{place}"
-        return _figure(name, *_FIGURES[kind]) if name in figures else None
+        return _figure(name, *captions[kind]) if name in figures else None
 
     return element(
         "section",
-        element("h2", target.name),
-        element("p", _profile(target, study.left_out(target.name)), class_="facts"),
+        element("h2", view.name),
+        element("p", _profile(view.target, study.left_out(view.name)), class_="facts"),
         _answer(answer),
         figure("front"),
-        _front(records, answer),
+        _front(view, answer),
         element("div", figure("size"), figure("progress"), class_="pair"),
-        _audit(records),
+        _audit(view),
         figure("time"),
-        _trials(records),
+        _trials(view),
         element("h3", "What to do next"),
-        _next(study, target, records, answer),
+        _next(study, view, answer),
         id=f"target-{place}",
     )
 
@@ -69,6 +78,8 @@ def _profile(target: Target, left_out: Mapping[str, str]) -> Iterator[Markup]:
     if target.summary:
         yield element("span", target.summary)
     yield element("span", f"{counted(target.threads, 'thread')}, batch {target.batch}")
+    if target.objective == "throughput":
+        yield element("span", "throughput goes first")
     limits = " ".join(limit_options(target.limits))
     yield element("span", "limits: ", element("code", limits)) if limits else element("span", "no limits")
     if left_out:
@@ -79,6 +90,8 @@ def _answer(answer: Headline) -> Iterator[Markup]:
     yield element("p", answer.sentence, class_="headline" if answer.chosen else "headline problem")
     if answer.chosen:
         yield element("p", element("b", describe(answer.chosen.recipe)), ". ", _code(answer.why), class_="why")
+    if answer.unknown:
+        yield element("p", answer.unknown, class_="unknown")
 
 
 def _figure(name: str, title: str, caption: str) -> Markup:
@@ -90,38 +103,50 @@ def _figure(name: str, title: str, caption: str) -> Markup:
     )
 
 
-def _front(records: Sequence[TrialRecord], answer: Headline) -> Iterator[Markup]:
-    members = front(records)
+def _front(view: TargetView, answer: Headline) -> Iterator[Markup]:
+    members = view.members
     if not members:
         return
-    notes = [
-        "Brackets are 95 % intervals; those of changes are of the same samples through both models. "
-        "Val steered the search, so its best figures are a little lucky; test was scored "
-        "once, for the front. Speed-up is against the baseline, measured in turn with it. Click a heading to sort."
-    ]
+    notes = ["Click a heading to sort."]
+    if view.is_scored:
+        notes = [
+            "Brackets are 95 % intervals; those of changes are of the same samples through both models. "
+            "Val steered the search, so its best figures are a little lucky; test was scored once, for the front.",
+            *notes,
+        ]
+    else:
+        notes = [
+            "Where a target that measured shares recipes with this one, those on its front are listed; accuracies are "
+            "of the same recipe on the target that is named, the worst where there are several.",
+            *notes,
+        ]
+    if view.is_timed:
+        notes.insert(1, "Speed-up is against the baseline, measured in turn with it.")
     if latency_ties([record for record in members if record.recipe.stages]):
         notes.append("≈: as fast as the row above, as far as anybody can tell.")
     if any(record.latency and not record.latency.stable for record in members):
         notes.append("Unstable: the interval is wider than the target asks; measure again on a quiet machine.")
-    yield element("h3", "The front")
-    yield front_table(records, answer.chosen)
+    yield element("h3", "The front" if view.is_scored else "What was compiled")
+    yield front_table(view, answer.chosen)
     yield element("p", " ".join(notes), class_="note")
 
 
-def _audit(records: Sequence[TrialRecord]) -> Iterator[Markup]:
-    if not any(record.audit for record in front(records)):
+def _audit(view: TargetView) -> Iterator[Markup]:
+    if not any(record.audit for record in view.members):
         return
     yield element("h3", "What runs in 8 bit")
-    yield audit_table(records)
+    yield audit_table(view)
+    counted_from = "the kernels that the runtime chose" if view.is_scored else "the compiled files"
     yield element(
         "p",
-        "Counted from the kernels that the runtime chose. A layer that stayed in float costs time, and so does every "
-        "conversion left between layers.",
+        f"Counted from {counted_from}. A layer that stayed in float costs time, and so does every conversion left "
+        "between layers.",
         class_="note",
     )
 
 
-def _trials(records: Sequence[TrialRecord]) -> Iterator[Markup]:
+def _trials(view: TargetView) -> Iterator[Markup]:
+    records = view.records
     if not records:
         return
     totals = stage_seconds(records)
@@ -132,21 +157,24 @@ def _trials(records: Sequence[TrialRecord]) -> Iterator[Markup]:
         text = f"In all {human_seconds(sum(totals.values()))}, the most of it: {stages}. From the cache: {reused}."
         yield element("p", text, class_="note")
     yield element("h3", "All trials")
-    yield outcome_list(records)
+    yield outcome_list(view)
     yield element(
         "details",
         element("summary", f"Show {counted(len(records), 'trial')} with outcome and reason"),
-        trials_table(records),
-        open=not front(records),
+        trials_table(view),
+        open=not view.members,
     )
 
 
-def _next(study: StudyFolder, target: Target, records: Sequence[TrialRecord], answer: Headline) -> Markup:
+def _next(study: StudyFolder, view: TargetView, answer: Headline) -> Markup:
     if answer.chosen is not None:
-        steps = next_commands(study, target.name, target.limits)
-    elif any(record.is_measured for record in records):
+        limits, _ = applicable(view.target.limits, view.records, view.target.batch, view.others)
+        steps = next_commands(study, view.name, limits)
+    elif view.was_compiled and view.members:
+        steps = next_commands(study, view.name, Limits(), view.members[0].number)
+    elif any(record.is_scored for record in view.records):
         steps = [more_trials(study)]
-    elif records:
+    elif view.records:
         steps = [("Go on with the search once the reasons above are mended", resume_command(study))]
     else:
         steps = [("Go on with the search", resume_command(study))]

@@ -27,11 +27,20 @@ from autoshrink.dashboard.markup import element
 from autoshrink.dashboard.palette import DARK, LIGHT, Palette, recoloured
 from autoshrink.dashboard.report import write_report
 from autoshrink.dashboard.report_tables import audit_table
+from autoshrink.dashboard.view import TargetView
 from autoshrink.errors import ConfigError
 from autoshrink.records import StudyFolder
 from autoshrink.target import Limits, Target
 from autoshrink.types import Interval, Outcome, Recipe, TrialRecord
-from tests.fake_study import FAKE_MACHINE, FAKE_TARGETS, fake_meta, fake_score, fake_trial, make_fake_study
+from tests.fake_study import (
+    FAKE_MACHINE,
+    FAKE_TARGETS,
+    fake_meta,
+    fake_score,
+    fake_trial,
+    fake_view,
+    make_fake_study,
+)
 
 TARGET = "onnxruntime-cpu"
 INT8 = [{"technique": "quantize", "scheme": "int8_static"}]
@@ -197,12 +206,12 @@ def test_headline_says_what_the_chosen_trial_gains() -> None:
             test_drop_ci=Interval(-0.001, 0.005),
         ),
     ]
-    found = headline(records, Limits())
+    found = headline(fake_view(records))
     assert found.chosen == records[1]
     assert found.sentence.startswith("Trial 12: 4.00x smaller, 4.00x faster, -0.20 points [-0.50, +0.10] on the test")
     assert found.gains[0] == ("4.00x smaller", "1.23 MB, was 4.92 MB")
     assert found.gains[1] == ("4.00x faster", "0.310 ms, was 1.24 ms")
-    on_val = headline([replace(record, test=None, test_drop=None) for record in records], Limits())
+    on_val = headline(fake_view([replace(record, test=None, test_drop=None) for record in records]))
     assert on_val.sentence.endswith("-0.10 points [-0.50, +0.30] on the val split")
 
 
@@ -218,7 +227,7 @@ def test_headline_says_what_the_chosen_trial_gains() -> None:
     ],
 )
 def test_headline_without_a_gain(records: list[TrialRecord], limits: Limits, sentence: str) -> None:
-    assert headline(records, limits).sentence.startswith(sentence)
+    assert headline(fake_view(records, limits)).sentence.startswith(sentence)
 
 
 def test_markup_escapes_text_and_attributes() -> None:
@@ -306,8 +315,8 @@ def test_page_is_whole_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
 def test_page_says_what_came_out_and_how(tmp_path: Path) -> None:
     study = make_fake_study(tmp_path / "fake-study")
     text = page_of(study).text
-    for target, profile in study.meta.targets.items():
-        assert headline(study.records(target), profile.limits).sentence in text
+    for target in study.meta.targets:
+        assert headline(TargetView.of(study, target)).sentence in text
         for record in study.records(target):
             assert record.reason in text
     for expected in (
@@ -392,6 +401,6 @@ def test_trained_bits_are_listed_by_layer() -> None:
     plain = fake_trial(0)
     qat = [{"technique": "qat", "allocation": "mixed", "average_bits": 5.0, "activation_bits": 8, "epochs": 1.0}]
     trained = replace(fake_trial(1, qat, accuracy=0.89, ratio=0.3), weight_bits={"stem": 8, "conv": 3, "head": 8})
-    page = str(audit_table([plain, trained]))
+    page = str(audit_table(fake_view([plain, trained])))
     assert "8 bits: 2 layers, 3 bits: 1 layer" in page
     assert "stem 8, conv 3, head 8" in page

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from autoshrink.dashboard.tables import front_frame, front_rows, front_table, latency_ties
+from autoshrink.dashboard.tables import front_frame, front_rows, latency_ties
+from autoshrink.dashboard.terminal import front_table
 from autoshrink.errors import ConfigError
 from autoshrink.records import StudyFolder
 from autoshrink.types import Interval, Outcome, TrialRecord
@@ -25,7 +26,8 @@ KEYS = [
     "number", "target", "recipe", "recipe_text", "outcome", "reason", "accuracy", "accuracy_ci", "test_accuracy",
     "test_accuracy_ci", "test_drop", "test_drop_ci",
     "drop", "drop_ci", "latency_ms", "latency_ci_ms", "latency_ratio", "latency_ratio_ci",
-    "size_bytes", "gzip_bytes", "size_ratio", "int8_layers", "layers", "stable", "on_front", "seconds",
+    "throughput", "size_bytes", "gzip_bytes", "size_ratio", "int8_layers", "layers", "stable", "on_front",
+    "elsewhere", "figures", "notes", "seconds",
 ]  # fmt: skip
 
 
@@ -64,7 +66,7 @@ def rendered(study: StudyFolder, width: int, target: str = TARGET) -> str:
 
 def test_rows_have_the_promised_keys(tmp_path: Path) -> None:
     rows = front_rows(known(tmp_path), TARGET)
-    assert list(rows) == ["target", "metric_name", "baseline", "front", "trials"]
+    assert list(rows) == ["target", "metric_name", "axes", "baseline", "front", "compiled", "trials"]
     assert [list(row) for row in rows["trials"]] == [KEYS] * 5
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
 
@@ -100,7 +102,7 @@ def test_what_was_not_measured_is_null_with_the_reason(tmp_path: Path) -> None:
     assert rows[2]["test_accuracy"] is None
     assert rows[2]["test_accuracy_ci"] is None
     row = rows[4]
-    measured = [key for key in KEYS[6:23] if row[key] is not None]
+    measured = [key for key in KEYS[6:24] if row[key] is not None]
     assert measured == []
     assert (row["outcome"], row["reason"]) == ("rejected", "bf16: no kernels")
 
