@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -22,7 +22,15 @@ _EACH = re.compile(r"^\s*(?://|#)?\s*@each (\w+)\s*$")
 _END = re.compile(r"^\s*(?://|#)?\s*@end\s*$")
 
 Values = Mapping[str, str]
+
+
 Ports = Mapping[str, tuple[Values, ...]]
+
+
+class Raw(str):
+    """A value that is source already, and is put in as it is."""
+
+    __slots__ = ()
 
 
 def fill(template: str, values: Values, ports: Ports, language: str) -> str:
@@ -62,8 +70,8 @@ def _line(line: str, values: Values, language: str) -> str:
 
 def _literal(value: str, language: str) -> str:
     """The inside of a string literal that means `value`; numbers and plain names are what they are."""
-    if language == ".md":
-        return value
+    if language == ".md" or isinstance(value, Raw):
+        return str(value)
     escaped = json.dumps(value, ensure_ascii=False)[1:-1]
     return escaped.replace("$", r"\$") if language in (".kt", ".kts") else escaped
 
@@ -93,14 +101,21 @@ def values_of(manifest: Manifest) -> dict[str, str]:
 def ports_of(manifest: Manifest) -> dict[str, tuple[dict[str, str], ...]]:
     """What a template may name of each input and output.
 
-    `index` counts from 0; `shape` is `1, 3, 32, 32`, `rank` its length; `count` the elements of one call and `row`
-    those of one of its rows; `bytes` those of one call; `dtype` as numpy names it.
+    `index` counts from 0; `shape` is `1, 3, 32, 32`, `rank` its length; `file_shape` is what the artifact takes, where
+    its layout is another; `count` the elements of one call and `row` those of one of its rows; `bytes` those of one
+    call; `dtype` as numpy names it; `comma` see `listed`.
     """
     signature = manifest.signature
     return {
-        "inputs": tuple(_port(i, port) for i, port in enumerate(signature.inputs)),
-        "outputs": tuple(_port(i, port) | {"kind": port.kind} for i, port in enumerate(signature.outputs)),
+        "inputs": listed(_port(i, port) for i, port in enumerate(signature.inputs)),
+        "outputs": listed(_port(i, port) | {"kind": port.kind} for i, port in enumerate(signature.outputs)),
     }
+
+
+def listed(entries: Iterable[Values]) -> tuple[dict[str, str], ...]:
+    """The entries with `comma` in each: `,`, and nothing in the last, for languages that want none there."""
+    entries = [dict(entry) for entry in entries]
+    return tuple({**entry, "comma": "," if i + 1 < len(entries) else ""} for i, entry in enumerate(entries))
 
 
 def _port(index: int, port: Port) -> dict[str, str]:
@@ -108,6 +123,7 @@ def _port(index: int, port: Port) -> dict[str, str]:
         "index": str(index),
         "name": port.name,
         "shape": ", ".join(map(str, port.shape)),
+        "file_shape": ", ".join(map(str, port.shape)),
         "rank": str(len(port.shape)),
         "count": str(math.prod(port.shape)),
         "row": str(math.prod(port.shape[1:])),

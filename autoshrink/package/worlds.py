@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module, resources
+from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
+from autoshrink.package.facts import tflite_facts
 from autoshrink.package.manifest import Manifest
 from autoshrink.package.templates import Ports, Values, fill, ports_of, values_of
 
 USAGE = "usage.md"
+Facts = Callable[[Manifest, Path], tuple[Values, Ports]]
 
 
 @dataclass(frozen=True)
@@ -27,23 +29,22 @@ class World:
         runner: file in `runners/`; empty where Python is not what runs them.
         snippets: folder in `snippets/`; empty where Python is all there is.
         requires: what pip installs beside numpy, a line each; `{runtime}` is the runtime with its version.
-        facts: module with a function `facts(manifest, package)` that gives what only the files tell; or empty.
+        facts: `(manifest, package) -> (values, lists)`: what only the files of a backend tell.
     """
 
     runner: str = ""
     snippets: str = ""
     requires: tuple[str, ...] = ("{runtime}",)
-    facts: str = ""
+    facts: Facts | None = None
 
 
 WORLDS = {
     "onnxruntime": World(runner="onnxruntime.py"),
     "openvino": World(runner="openvino.py"),
+    "litert": World(runner="litert.py", snippets="litert", facts=tflite_facts),
     "browser": World(snippets="browser"),
 }
 _OTHER = World()
-
-Facts = Callable[[Manifest, Path], tuple[Values, Ports]]
 
 
 def has_runner(manifest: Manifest) -> bool:
@@ -90,8 +91,7 @@ def _values(manifest: Manifest, package: Path) -> tuple[Values, Ports]:
     ports: dict[str, tuple[Values, ...]] = dict(ports_of(manifest))
     world = WORLDS.get(manifest.runtime.backend, _OTHER)
     if world.facts:
-        find: Facts = import_module(world.facts).facts
-        more, lists = find(manifest, package)
+        more, lists = world.facts(manifest, package)
         values.update(more)
         ports.update(lists)
     return values, ports
