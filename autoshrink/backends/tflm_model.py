@@ -261,14 +261,12 @@ def _parsed(model: bytes) -> Any:
 
 
 def _written(model: Any) -> bytes:
-    import flatbuffers
+    from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray
     from tflite_micro.tensorflow.lite.micro.tools import tflite_flatbuffer_align_wrapper
 
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), IDENTIFIER)
     with tempfile.TemporaryDirectory() as folder:
         loose, aligned = Path(folder) / "loose.tflite", Path(folder) / "aligned.tflite"
-        loose.write_bytes(builder.Output())
+        loose.write_bytes(convert_object_to_bytearray(model))
         # The Python builder aligns data to 4 bytes at most; the schema says 16, and vector kernels rely on it.
         tflite_flatbuffer_align_wrapper.align_tflite_model(str(loose), str(aligned))
         return aligned.read_bytes()
