@@ -16,12 +16,14 @@ import torch
 from torch.nn import functional
 
 from autoshrink.backends.coreml_package import read_program, signature_of
+from autoshrink.backends.coreml_vendor import quietly, vendor
 
 Array = npt.NDArray[np.generic]
 
 
 def run_package(package: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """The outputs of the program in `package` for the task's inputs, by the task's names."""
+    vendor()
     signature = signature_of(read_program(package))
     values: dict[str, Any] = {port.port: torch.from_numpy(inputs[port.name].copy()) for port in signature.inputs}
     main = _program(package).functions["main"]
@@ -38,13 +40,14 @@ def run_package(package: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _program(package: Path) -> Any:
-    import coremltools
+    coremltools = vendor()
     from coremltools.converters.mil.frontend.milproto import load
 
     model = coremltools.models.MLModel(str(package), skip_model_load=True)
-    plain = coremltools.optimize.coreml.decompress_weights(model)
-    spec = plain.get_spec()
-    return load.load(spec, spec.specificationVersion, plain.weights_dir)
+    with quietly():
+        plain = coremltools.optimize.coreml.decompress_weights(model)
+        spec = plain.get_spec()
+        return load.load(spec, spec.specificationVersion, plain.weights_dir)
 
 
 def _value(argument: Any, values: Mapping[str, Any]) -> Any:
@@ -137,6 +140,9 @@ OPERATIONS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "mul": lambda given: given["x"] * given["y"],
     "quantize": _quantize,
     "reduce_mean": lambda given: given["x"].mean(_ints(given["axes"]), keepdim=bool(given["keep_dims"])),
+    "reduce_sum": lambda given: (
+        given["x"].sum(_ints(given["axes"]), keepdim=bool(given["keep_dims"])).to(given["x"].dtype)
+    ),
     "relu": lambda given: given["x"].relu(),
     "reshape": lambda given: given["x"].reshape(_ints(given["shape"])),
     "scaled_dot_product_attention": _attention,

@@ -25,6 +25,7 @@ from autoshrink.backends.base import (
     Session,
     Source,
 )
+from autoshrink.backends.coreml_vendor import vendor
 from autoshrink.backends.ports import in_order
 from autoshrink.errors import StageError
 from autoshrink.types import Audit, Choice, Recipe, Settings
@@ -39,11 +40,6 @@ ON_A_MAC = (
     "run the same study on a Mac with `pip install 'autoshrink[coreml]'`, or open model.mlpackage in Xcode and take "
     "its performance report on the phone"
 )
-UNUSED = (
-    *("torch", "torchvision", "torchaudio", "torchao", "executorch", "tensorflow", "transformers"),
-    *("sklearn", "xgboost", "libsvm"),
-)
-"""What coremltools imports where it finds it, and running a model needs not."""
 
 
 class CoreMl(Backend):
@@ -113,7 +109,7 @@ class CoreMl(Backend):
 
         package = (folder / files[0]).parent if files else folder / PACKAGE
         units = str(options.get("compute_units", self.options["compute_units"].default))
-        return CoreMlSession(package, units, _coremltools())
+        return CoreMlSession(package, units, vendor(converts=False))
 
 
 class CoreMlSession(Session):
@@ -170,19 +166,6 @@ class CoreMlSession(Session):
                 raise ValueError(f"input {port.name!r} has integers over 31 bits; the program takes int32")
             bound[port.port] = array.astype(np.int32 if array.dtype.kind == "i" else np.float32)
         return bound
-
-
-def _coremltools() -> Any:
-    # It imports torch and other frameworks that it finds, for converting; none of them belongs beside what is timed.
-    blocked = [name for name in UNUSED if name not in sys.modules]
-    for name in blocked:
-        sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        import coremltools
-    finally:
-        for name in blocked:
-            del sys.modules[name]
-    return coremltools
 
 
 def _reason(error: Exception) -> str:

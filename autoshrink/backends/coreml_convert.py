@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
-import os
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +24,7 @@ from autoshrink.backends.coreml_package import (
     read_program,
 )
 from autoshrink.backends.coreml_store import store_weights
+from autoshrink.backends.coreml_vendor import quietly, vendor
 from autoshrink.backends.coreml_weights import Stored
 from autoshrink.errors import StageError
 from autoshrink.tracing import quiet_exporter
@@ -56,7 +52,7 @@ def compile_package(source: Source, folder: Path) -> Compiled:
     """
     prepared = Prepared(source)
     signature = _signature(prepared)
-    with quiet_converter():
+    with quietly():
         model, stored = _converted(prepared, signature, source.precision)
         folder.mkdir(parents=True, exist_ok=True)
         package = folder / PACKAGE
@@ -90,8 +86,7 @@ def _signature(prepared: Prepared) -> Signature:
 
 
 def _converted(prepared: Prepared, signature: Signature, precision: str) -> tuple[Any, dict[str, Stored]]:
-    import coremltools
-
+    coremltools = vendor()
     target = {17: coremltools.target.iOS17, 18: coremltools.target.iOS18}[prepared.system]
     single = precision == "fp32"
     program = prepared.program
@@ -130,8 +125,7 @@ def _converted(prepared: Prepared, signature: Signature, precision: str) -> tupl
 
 def _prove(package: Path, stored: Mapping[str, Stored], prepared: Prepared) -> None:
     """Decodes the written file with coremltools and compares each weight with what was to be stored."""
-    import coremltools
-
+    coremltools = vendor()
     model = coremltools.models.MLModel(str(package), skip_model_load=True)
     plain = coremltools.optimize.coreml.decompress_weights(model)
     constants = coremltools.optimize.coreml.get_weights_metadata(plain, weight_threshold=0)
@@ -157,21 +151,6 @@ def _figures(stored: Mapping[str, Stored], prepared: Prepared) -> dict[str, Figu
     least = min((prepared.rounding_db(name, weight) for name, weight in stored.items()), default=math.inf)
     figures["weight_agreement"] = Figure(bounded_db(least), "dB", "decoded weights against torch, the worst layer")
     return figures
-
-
-@contextlib.contextmanager
-def quiet_converter() -> Iterator[None]:
-    """Silences coremltools: its warnings of versions, its progress bars, what it logs of its passes."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

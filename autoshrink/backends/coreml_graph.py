@@ -39,6 +39,8 @@ WEIGHT_BITS = {"int8_weights": 8, "int4_weights": 4}
 TOKEN = re.compile(r"layer(\d+)_weight")
 """What the converter makes the names of its constants of."""
 aten = torch.ops.aten
+ALL = ("Conv", "Gemm", "MatMul")
+"""Operators that are quantized where the settings name none."""
 OPERATORS = {
     aten.linear.default: {"Gemm", "MatMul"},
     aten.conv1d.default: {"Conv"},
@@ -135,7 +137,7 @@ class Prepared:
         if weight.grid is not None:
             return self._on_grid(weight, weight.grid)
         bits = WEIGHT_BITS.get(self._source.precision)
-        wanted = set(self._settings.get("operators", ()))
+        wanted = set(self._settings.get("operators", ALL))
         if bits is None or not weight.operators & wanted or values.size < SMALLEST:
             return store_floats(values, self.width, self.system)
         return self._rounded(weight, bits)
@@ -227,7 +229,7 @@ class Prepared:
     def _calibrate(self, graph: ProgramGraph) -> None:
         """Quantizes activations by the calibration set, and gives weights the grid of their largest magnitude."""
         settings, module = self._settings, graph.module
-        target = TargetGrid.from_json(settings["grid"])
+        target = TargetGrid.from_json(settings["grid"]) if "grid" in settings else TargetGrid(ALL)
         layers, _ = graph.layers()
         kept = ends([layer.weight for layer in layers], str(settings.get("keep_float", "none")))
         chosen = {

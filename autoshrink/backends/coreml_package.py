@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from autoshrink.backends.coreml_vendor import vendor
 from autoshrink.backends.ports import Port
 from autoshrink.errors import StageError
 
@@ -147,6 +148,7 @@ def read_program(package: Path) -> Any:
 
 
 def _parsed(package: Path) -> Any:
+    vendor(converts=False)
     from coremltools.proto import Model_pb2
     from google.protobuf.message import DecodeError
 
