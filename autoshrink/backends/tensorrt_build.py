@@ -95,7 +95,11 @@ def logger_of(trt: Any) -> Any:
 
 def _parser_errors(parser: Any) -> list[str]:
     errors = (parser.get_error(index) for index in range(parser.num_errors))
-    return [f"{error.node_name() or error.node_operator() or 'graph'}: {error.desc()}" for error in errors]
+    return [
+        # Some descriptions are no more than the condition that failed: `false`.
+        f"{error.node_name() or 'graph'} ({error.node_operator()}), {error.code().name}: {error.desc()}"
+        for error in errors
+    ]
 
 
 def _one_line(reasons: list[str]) -> str:

@@ -14,7 +14,7 @@ from autoshrink.errors import StageError
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 SMALLEST = {TensorProto.FLOAT16: 2.0**-24, TensorProto.BFLOAT16: 2.0**-133}
 """The least magnitudes over zero."""
-KEPT_INPUTS = {"Resize": (1, 2), "QuantizeLinear": (1,), "DequantizeLinear": (1,), "Upsample": (1,)}
+KEPT_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 """Operator -> indices of inputs that the standard wants in float32 whatever the others are."""
 TYPE_ATTRIBUTES = ("to", "dtype")
 
