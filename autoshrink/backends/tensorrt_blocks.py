@@ -18,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from autoshrink.backends.tensorrt_lint import constants_of
+from autoshrink.backends.tensorrt_network import SHIFT
 from autoshrink.errors import StageError
 from autoshrink.onnx_graph import drop_unused
 
@@ -25,8 +26,6 @@ OPERATOR = "MatMulNBits"
 OPSET = 21
 """The first whose DequantizeLinear has blocks."""
 IR_VERSION = 10
-SHIFT = "/Shift"
-"""End of the name of the product that the zero points become, which is no layer of the model."""
 
 Array = npt.NDArray[Any]
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from autoshrink.backends.tensorrt_blocks import SHIFT
 from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Layer
 
 CONVOLUTIONS = ("CONVOLUTION", "DECONVOLUTION")
@@ -21,6 +20,8 @@ WORDS = (
 )
 """Words of the types in an engine's report, in the order they are looked for."""
 CONVERSION_KERNELS = ("reformat", "quantize", "dequantize", "cast")
+SHIFT = "/Shift"
+"""End of the name of the product that zero points became, which is no layer of the model; see `tensorrt_blocks`."""
 ONNX_LAYER = "[ONNX Layer: {}]"
 
 Report = Mapping[str, Any]
