@@ -28,7 +28,7 @@ from autoshrink.backends.base import (
     Session,
     Source,
 )
-from autoshrink.backends.browser_driver import ANSWER_LIMIT_S, Page, PageError, close_pages, page_for
+from autoshrink.backends.browser_driver import Page, PageError, close_pages, page_for
 from autoshrink.backends.browser_runtime import BROWSER_FIX, INSTALL, NO_BROWSER, PACKAGE, VERSION, find_browser
 from autoshrink.backends.browser_server import Frame
 from autoshrink.backends.onnxruntime import audit_of
@@ -99,7 +99,9 @@ class Browser(Backend):
         """The Chromium of the target's options is not there."""
         del recipe
         wanted = str(target.options.get("browser", ""))
-        return f"options.browser is {wanted!r}, and no such program is here" if find_browser(wanted) is None else ""
+        if wanted and find_browser(wanted) is None:
+            return f"options.browser is {wanted!r}, and no such program is here"
+        return ""
 
     def compile(self, source: Source, folder: Path) -> Compiled:
         """Copies the file to `model.onnx` and has a page load it once; tells what a visitor would download.
@@ -234,7 +236,7 @@ class BrowserCalls(RemoteCalls):
         """
         task = {"task": "turn", "call": self._call, "leastMs": least_s * 1000, "leastCalls": least_calls}
         try:
-            _, (times,) = self._page.ask("measure", task, limit_s=least_s + ANSWER_LIMIT_S)
+            _, (times,) = self._page.ask("measure", task, extra_s=least_s)
         except PageError as error:
             raise StageError("measure", f"a timed call fails: {_reason(error)}") from error
         wall = np.frombuffer(times, np.float64) / 1000

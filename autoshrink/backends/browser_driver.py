@@ -29,10 +29,12 @@ ARGUMENTS = (
 """Nothing but the page of this machine is ever opened, so no sandbox is needed, which containers do not allow."""
 START_LIMIT_S = 60.0
 ANSWER_LIMIT_S = 120.0
-"""Most seconds of one task; a turn of the measuring may take that much longer than it was asked to."""
+"""Most seconds of one task, beyond those that it was asked to take."""
 CLOSE_LIMIT_S = 10.0
 PREFIX = "autoshrink-browser-"
 LOCK = "lock"
+LONGEST_PATH = 55
+"""Of the browser's folder: with what it puts behind it, sockets may have 103 characters."""
 
 
 class PageError(Exception):
@@ -55,7 +57,7 @@ class Page:
         self.version = ""
         self._released: list[int] = []
         runtime = browser_runtime.check(stage)
-        self._folder, self._lock = _own_folder()
+        self.folder, self._lock = _own_folder()
         files = {name: PAGE / name for name in PAGE_FILES} | {name: runtime / name for name in FILES}
         self._server = PageServer(files)
         self._loop = asyncio.new_event_loop()
@@ -81,9 +83,7 @@ class Page:
         """Why it will not answer any more; empty as long as it may."""
         return self._server.lost
 
-    def ask(
-        self, stage: str, task: Mapping[str, Any], buffers: Sequence[Buffer] = (), limit_s: float = ANSWER_LIMIT_S
-    ) -> Frame:
+    def ask(self, stage: str, task: Mapping[str, Any], buffers: Sequence[Buffer] = (), extra_s: float = 0.0) -> Frame:
         """What the page answers.
 
         Raises:
@@ -92,8 +92,8 @@ class Page:
         """
         if self._released:
             released, self._released = self._released, []
-            self._exchange(stage, {"task": "release", "released": released}, (), ANSWER_LIMIT_S)
-        return self._exchange(stage, task, buffers, limit_s)
+            self._exchange(stage, {"task": "release", "released": released}, (), 0.0)
+        return self._exchange(stage, task, buffers, extra_s)
 
     def release(self, number: int) -> None:
         """Has the page forget a session or a call, with its next task."""
@@ -110,16 +110,16 @@ class Page:
         self._thread.join()
         self._loop.close()
         self._server.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
 
-    def _exchange(self, stage: str, task: Mapping[str, Any], buffers: Sequence[Buffer], limit_s: float) -> Frame:
+    def _exchange(self, stage: str, task: Mapping[str, Any], buffers: Sequence[Buffer], extra_s: float) -> Frame:
         if self.lost:
             self.close()
             raise StageError(stage, self.lost)
         self._server.give(task, buffers)
         try:
-            header, answered = self._server.answer(limit_s)
+            header, answered = self._server.answer(ANSWER_LIMIT_S + extra_s)
         except Lost as error:
             self._server.lose(str(error))
             self.close()
@@ -142,11 +142,11 @@ class Page:
 
         self._playwright = await async_playwright().start()
         self._chromium = await self._playwright.chromium.launch_persistent_context(
-            self._folder / "profile",
+            self.folder / "profile",
             executable_path=browser,
             args=list(ARGUMENTS),
-            env={**os.environ, "TMPDIR": str(self._folder)},
-            artifacts_dir=self._folder / "artifacts",
+            env=_environment(self.folder),
+            artifacts_dir=self.folder / "artifacts",
             timeout=START_LIMIT_S * 1000,
         )
         self._chromium.on("close", lambda _: self._server.lose("the browser ended: it crashed or was killed"))
@@ -203,6 +203,12 @@ def _own_folder() -> tuple[Path, int]:
             os.close(lock)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     return folder, _locked(folder)
+
+
+def _environment(folder: Path) -> dict[str, str | float | bool]:
+    """Has the browser write its temporary files into `folder`, unless that makes the path of its socket too long."""
+    own = {"TMPDIR": str(folder)} if len(str(folder)) <= LONGEST_PATH else {}
+    return {**os.environ, **own}
 
 
 def _locked(folder: Path) -> int:

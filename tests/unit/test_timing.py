@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from autoshrink.measure import timing
-from autoshrink.measure.timing import CANDIDATE, REFERENCE, Clock, Samples, sample, summarise
+from autoshrink.measure.timing import CANDIDATE, REFERENCE, Clock, RemoteCalls, Samples, sample, summarise
 from autoshrink.target import Measuring
 
 MS = 1e-3
@@ -184,6 +184,54 @@ def test_contention_is_wall_time_far_ahead_of_cpu_time(cpu_share: float, contend
     """A share over 1 is several threads; 0 is a clock too coarse to tell."""
     samples = table_of([[1.0] * 4] * 3, [[2.0] * 4] * 3, cpu_share)
     assert summarise(samples, Measuring()).contended is contended
+
+
+class FakeRemote(RemoteCalls):
+    """An artifact elsewhere with a clock of its own, whose first calls are slow; a trip to it takes a while as well."""
+
+    def __init__(self, machine: FakeMachine, seconds: float, slow_calls: int = 0, trip: float = 2 * MS) -> None:
+        self.machine, self.seconds, self.slow_calls, self.trip = machine, seconds, slow_calls, trip
+        self.turns: list[tuple[float, int]] = []
+
+    def turn(self, least_s: float, least_calls: int) -> np.ndarray:
+        self.turns.append((least_s, least_calls))
+        self.machine.now += self.trip
+        self._call()
+        walls: list[float] = []
+        while len(walls) < least_calls or sum(walls) < least_s:
+            walls.append(self._call())
+        return np.array([(wall, 0.0) for wall in walls])
+
+    def _call(self) -> float:
+        self.slow_calls -= 1
+        took = self.seconds * (10 if self.slow_calls >= 0 else 1)
+        self.machine.now += took
+        return took
+
+
+def test_remote_calls_are_timed_by_their_own_clock() -> None:
+    machine = FakeMachine()
+    protocol = Measuring(rounds_min=8, turn_ms=12, warm_up_calls=30)
+    candidate, reference = FakeRemote(machine, 0.5 * MS, slow_calls=25), FakeRemote(machine, 2 * MS)
+    samples = sample(candidate, reference, protocol, clock=machine.clock)
+    latency = summarise(samples, protocol)
+    assert (latency.ratio, latency.ms, latency.rounds) == (pytest.approx(0.25), pytest.approx(0.5), 8)
+    assert (latency.p90_ms, latency.contended) == (pytest.approx(0.5), False)
+    assert {len(turn) for turn in turns_of(samples, CANDIDATE)} == {24}
+    # Warmed up in blocks of calls, then in turns like those of an artifact here.
+    for remote in (candidate, reference):
+        assert set(remote.turns) == {(0.0, 10), (0.012, 3)}
+    assert candidate.turns.count((0.0, 10)) > reference.turns.count((0.0, 10)) == 3
+    assert remote.turns.count((0.012, 3)) == 8
+
+
+def test_warming_up_a_slow_remote_artifact_ends_with_its_share_of_the_time() -> None:
+    machine = FakeMachine()
+    protocol = Measuring(time_limit_s=20)
+    remote = FakeRemote(machine, 1.0)
+    sample(remote, machine.artifact("reference", constant(1 * MS)), protocol, clock=machine.clock)
+    assert remote.turns.count((0.0, 10)) == 1
+    assert remote.turns.count((0.012, 3)) == timing.LEAST_ROUNDS
 
 
 def test_both_run_in_each_round_in_shuffled_order() -> None:
