@@ -99,7 +99,9 @@ def _converted(prepared: Prepared, signature: Signature, precision: str) -> tupl
     ]
     try:
         with quiet_exporter():
-            exported = torch.export.export(program.module, program.example, strict=False).run_decompositions({})
+            # The converter refuses an example that lies channels last, even where there is one channel.
+            example = tuple(torch.empty(value.shape, dtype=value.dtype).copy_(value) for value in program.example)
+            exported = torch.export.export(program.module, example, strict=False).run_decompositions({})
         converted = coremltools.convert(
             exported,
             inputs=inputs,

@@ -1,4 +1,4 @@
-"""Core ML passes the contract as far as anything but a Mac can tell; a calculation by torch stands in for the device."""
+"""Core ML passes the contract as far as anything but a Mac can tell; a calculation by torch stands in for one."""
 
 from __future__ import annotations
 
@@ -163,5 +163,5 @@ class TestSession:
         fake: Any = SimpleNamespace(models=SimpleNamespace(MLModel=fake_refusal), ComputeUnit=SimpleNamespace(ALL=1))
         monkeypatch.setattr(coreml, "vendor", lambda converts: fake)
         made = TestCoreMl().made(CoreMl(), workshop, "two_by_two")
-        with pytest.raises(StageError, match="cannot load model.mlpackage: Error compiling model"):
+        with pytest.raises(StageError, match=r"cannot load model\.mlpackage: Error compiling model"):
             CoreMl().load(made.folder, made.compiled.files, "fp32", 1)
