@@ -33,7 +33,7 @@ def precision(graph: Graph, operation: Operation) -> str:
 
     With a float input and weights of 8 bits the kernel rounds the input to 8 bits by itself, row by row.
     """
-    value, weight = graph.dtype(operation.inputs[0]), graph.dtype(operation.inputs[1])
+    value, weight = graph.dtype(operation.value), graph.dtype(operation.inputs[1])
     if weight in FLOATS:
         return FLOATS[value] if value in FLOATS else INTEGERS.get(value, value.lower())
     if weight in LOW_BITS and value in FLOATS:

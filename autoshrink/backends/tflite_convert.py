@@ -103,17 +103,18 @@ def name_tensors(graph: Graph, layers: Mapping[str, tuple[str, int]]) -> None:
             named.setdefault(index, name)
     for operation, weight, layer in _matched(graph, marks, layers):
         named.setdefault(weight, f"{layer}.weight")
-        if len(operation.inputs) > 2 and graph.is_constant(operation.inputs[2]):
-            named.setdefault(operation.inputs[2], f"{layer}.bias")
+        if graph.is_constant(operation.bias):
+            named.setdefault(operation.bias, f"{layer}.bias")
         named.setdefault(operation.outputs[0], layer)
     for index in graph.tensors:
         named.setdefault(index, "constant" if graph.is_constant(index) else (marks[index] or ["value"])[0])
     taken: set[str] = set()
     for index, wanted in named.items():
         name, number = wanted, 1
+        plain, dot, kind = wanted.rpartition(".") if wanted.endswith((".weight", ".bias")) else (wanted, "", "")
         while name in taken:
             number += 1
-            name = f"{wanted}_{number}"
+            name = f"{plain}_{number}{dot}{kind}"
         taken.add(name)
         graph.rename(index, name)
 
@@ -144,8 +145,9 @@ def _matched(
             shared.setdefault(weight, layers[node][0])
             for other in open_ones:
                 candidates[other] = [name for name in candidates[other] if name != node]
-        if weight in shared:
-            yield operation, weight, shared[weight]
+        # Of a layer that is no convolution or linear one, such as a recurrent one, only the node is known.
+        own = [mark for index in (weight, *operation.outputs) for mark in marks[index]]
+        yield operation, weight, shared.setdefault(weight, own[0] if own else "layer")
 
 
 def _marked(program: Any) -> dict[str, tuple[str, int]]:

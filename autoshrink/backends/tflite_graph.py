@@ -34,6 +34,17 @@ class Operation:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
 
+    @property
+    def value(self) -> int:
+        """The input that an operator with weights multiplies with them."""
+        return self.inputs[2 * (self.kind == "TRANSPOSE_CONV")]
+
+    @property
+    def bias(self) -> int:
+        """The third operand of an operator with weights, -1 without one."""
+        at = 2 + (self.kind == "TRANSPOSE_CONV")
+        return self.inputs[at] if len(self.inputs) > at else -1
+
 
 class Graph:
     """A model whose first subgraph is read, and may be changed in place.
@@ -106,17 +117,17 @@ class Graph:
         return raw.view(DTYPES[dtype]).reshape(shape)
 
     def set_array(self, index: int, values: npt.NDArray[Any], dtype: str) -> None:
-        """Puts other values of the same shape in a constant tensor's place, in a buffer of its own."""
+        """Puts other values of the same shape in a constant tensor's place; tensors that shared them keep theirs."""
         if dtype == "INT4":
             flat = np.append(values.reshape(-1), np.zeros(values.size % 2, values.dtype)).astype(np.int8).view(np.uint8)
             raw = (flat[0::2] & 0xF) | (flat[1::2] << 4)
         else:
             raw = np.ascontiguousarray(values, DTYPES[dtype]).reshape(-1).view(np.uint8)
-        buffer = _schema().BufferT()
-        buffer.data = raw
-        self._model.buffers.append(buffer)
         tensor = self._main.tensors[index]
-        tensor.buffer = len(self._model.buffers) - 1
+        if sum(other.buffer == tensor.buffer for other in self._main.tensors) > 1:
+            self._model.buffers.append(_schema().BufferT())
+            tensor.buffer = len(self._model.buffers) - 1
+        self._model.buffers[tensor.buffer].data = raw
         tensor.type = next(number for number, name in self._types.items() if name == dtype)
 
     def grid(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], int] | None:
@@ -176,26 +187,46 @@ class Graph:
         )
         return inputs, outputs
 
+    def take_ports(self, before: Graph) -> bool:
+        """Puts the signature's ports where the graph has them; whether that changed anything.
+
+        The quantizer moves a port of the graph and forgets a second name of it in the signature.
+        """
+        changed = False
+        inputs, outputs = before.ports()
+        signature = self._model.signatureDefs[0]
+        for ports, old, places, now in (
+            (signature.inputs, inputs, before.inputs, self.inputs),
+            (signature.outputs, outputs, before.outputs, self.outputs),
+        ):
+            for port in ports:
+                index = now[places.index(old[port.name.decode()])]
+                changed |= port.tensorIndex != index
+                port.tensorIndex = index
+        return changed
+
     def make_float_ports(self) -> None:
         """Lets a call set and give float32 where the file has integers with a grid, by a conversion at each."""
-        for number, index in enumerate(self.inputs):
+        signature = self._model.signatureDefs[0]
+        for index in dict.fromkeys(self.inputs):
             if self.grid(index) is not None:
-                self._main.inputs[number] = port = self._port(index)
+                port = self._port(index, self._main.inputs, signature.inputs)
                 self._main.operators.insert(0, self._operator("QUANTIZE", port, index))
-        for number, index in enumerate(self.outputs):
+        for index in dict.fromkeys(self.outputs):
             if self.grid(index) is not None:
-                self._main.outputs[number] = port = self._port(index)
+                port = self._port(index, self._main.outputs, signature.outputs)
                 self._main.operators.append(self._operator("DEQUANTIZE", index, port))
 
-    def _port(self, index: int) -> int:
-        """A float32 tensor with the name of `index`, in its place in the signature."""
+    def _port(self, index: int, places: list[Any], ports: list[Any]) -> int:
+        """A float32 tensor with the name of `index`, in its places among the graph's and the signature's ports."""
         old, new = self._main.tensors[index], _schema().schema_fb.TensorT()
         new.name, new.shape, new.buffer = old.name, old.shape, 0
         new.type = _schema().TensorType.FLOAT32
         old.name += b".integers"
         self._main.tensors.append(new)
         made = len(self._main.tensors) - 1
-        for port in (*self._model.signatureDefs[0].inputs, *self._model.signatureDefs[0].outputs):
+        places[:] = [made if place == index else place for place in places]
+        for port in ports:
             if port.tensorIndex == index:
                 port.tensorIndex = made
         return made

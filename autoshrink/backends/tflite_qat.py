@@ -76,14 +76,22 @@ def quantized_tflite(
 
 
 def _trained(module: Any) -> dict[str, TrainedWeight]:
-    """Name of a weight in the user's model -> what it was trained to."""
-    from autoshrink.program import parameter_name
+    """Name of a layer in the user's model -> what its weight was trained to; the module gets it rounded.
+
+    Else the converter would round by itself, and near the middle of two steps to the other side.
+    """
+    import torch
+
+    from autoshrink.program import weight_layers
 
     found = {}
-    for node in module.graph.nodes:
-        if not _is_quantize(node) or node.args[0].op != "get_attr":
+    for layer, product in weight_layers(module):
+        back = product.args[1]
+        if not _is_pair(back):
             continue
-        value = operator.attrgetter(str(node.args[0].target))(module).detach().numpy()
+        node = back.args[0]
+        parameter = operator.attrgetter(str(node.args[0].target))(module).detach()
+        value = parameter.numpy()
         if _is_by_channel(node):
             tensor = operator.attrgetter(str(node.args[1].target))(module)
             scale, axis = tensor.detach().numpy().reshape(-1).astype(np.float32), int(node.args[3])
@@ -94,8 +102,9 @@ def _trained(module: Any) -> dict[str, TrainedWeight]:
         along = [1] * value.ndim
         along[axis] = -1
         integers = np.clip(np.rint(value / scale.reshape(along)), low, high).astype(np.int64)
+        parameter.copy_(torch.from_numpy((integers * scale.reshape(along)).astype(np.float32)))
         bits = int(high - low).bit_length()
-        found[parameter_name(node.args[0])] = TrainedWeight(integers, scale, bits)
+        found[layer] = TrainedWeight(integers, scale, bits)
     return found
 
 
@@ -128,7 +137,7 @@ def _quantize_outputs(
     graph = program.module.graph
     open_ones: dict[Node, str] = {}
     for name, node in weight_layers(program.module):
-        if f"{name}.weight" not in trained:
+        if name not in trained:
             continue
         value = _behind_rectifiers(node)
         pair = next((user for user in value.users if _is_quantize(user)), None)
@@ -197,14 +206,15 @@ def _check_weights(graph: Graph, trained: Mapping[str, TrainedWeight]) -> list[s
         StageError: a trained weight is not in the file as it was trained.
     """
     notes = []
-    found = {graph.name(weight): (operation, weight) for operation, weight in graph.layers()}
+    found = {graph.name(weight).removesuffix(".weight"): (operation, weight) for operation, weight in graph.layers()}
     containers: dict[tuple[int, str], list[str]] = {}
-    for name, expected in trained.items():
-        layer = name.removesuffix(".weight")
-        if name not in found or graph.dtype(found[name][1]) != "INT8":
-            notes.append(f"{layer} stays float32: the converter made no integer kernel of it")
+    for layer, expected in trained.items():
+        if layer not in found or graph.dtype(found[layer][1]) != "INT8":
+            notes.append(f"float32, since the converter made no integer kernel of it: {layer}")
             continue
-        operation, weight = found[name]
+        operation, weight = found[layer]
+        if operation.kind == "CONV_3D":
+            raise StageError("compile", f"LiteRT has no integer kernel for the 3-D convolution {layer}; keep it float")
         grid = graph.grid(weight)
         integers = _torch_layout(graph.array(weight), operation, expected.integers.shape)
         if grid is None or not np.array_equal(integers, expected.integers) or not _same(grid[0], expected.scale):
@@ -216,6 +226,9 @@ def _check_weights(graph: Graph, trained: Mapping[str, TrainedWeight]) -> list[s
             graph.set_array(weight, graph.array(weight), container)
         if (expected.bits, container) not in ((8, "INT8"), (4, "INT4")):
             containers.setdefault((expected.bits, container), []).append(layer)
+    untrained = [layer for layer in found if layer not in trained]
+    if untrained:
+        notes.append(f"float32, since training left them float: {', '.join(untrained)}")
     for (bits, container), layers in sorted(containers.items()):
         notes.append(f"{bits}-bit weights in {container.lower()}: {', '.join(layers)}")
     return notes

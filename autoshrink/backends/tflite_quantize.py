@@ -172,7 +172,7 @@ def _static(
             why[name] = "keep_float asks for it"
         elif operation.outputs[0] not in ran:
             why[name] = f"{operation.kind} is not among the profile's operators, or a value has no range"
-    return _checked(graph, run.done(ranges), why, ())
+    return _checked(graph, run.done(ranges), why, (), integer_ports)
 
 
 def integer_operations(
@@ -280,7 +280,9 @@ def _scope(at: str) -> str:
     return f"^{re.escape(at)};$" if at else ".*"
 
 
-def _checked(before: Graph, content: bytes, why: Mapping[str, str], notes: Sequence[str]) -> Quantized:
+def _checked(
+    before: Graph, content: bytes, why: Mapping[str, str], notes: Sequence[str], integer_ports: bool = False
+) -> Quantized:
     """The result with a note on each layer that stayed float.
 
     Raises:
@@ -290,6 +292,10 @@ def _checked(before: Graph, content: bytes, why: Mapping[str, str], notes: Seque
         reasons = "; ".join(f"{name}: {text}" for name, text in why.items()) or "no layer with weights"
         raise StageError("compile", f"no layer can be quantized ({reasons}); use fp32")
     after = Graph(content)
+    if after.take_ports(before):
+        if not integer_ports:
+            after.make_float_ports()
+        content = after.content()
     found = {after.name(weight): after.dtype(weight) for _, weight in after.layers()}
     floats = [name for name in _weights(before) if found.get(name, "FLOAT32") == "FLOAT32"]
     if found and len(floats) == len(found):
