@@ -13,7 +13,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
-from autoshrink.package.facts import tflite_facts
+from autoshrink.package.facts import micro_facts, tflite_facts
 from autoshrink.package.manifest import Manifest
 from autoshrink.package.templates import Ports, Values, fill, ports_of, values_of
 
@@ -43,6 +43,7 @@ WORLDS = {
     "openvino": World(runner="openvino.py"),
     "litert": World(runner="litert.py", snippets="litert", facts=tflite_facts),
     "browser": World(snippets="browser"),
+    "microcontroller": World(runner="microcontroller.py", snippets="microcontroller", facts=micro_facts),
 }
 _OTHER = World()
 
