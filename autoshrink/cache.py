@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 CACHE_VARIABLE = "AUTOSHRINK_CACHE"
 META = "entry.json"
 CHECKPOINTS = ".checkpoints"
@@ -81,6 +79,9 @@ class StageCache:
         Raises:
             OSError: the folder cannot be written (no space, no permission); nothing half-made stays.
         """
+        # Here, since processes that are timed look up the cache's place, and hold no more than they must.
+        from filelock import FileLock
+
         found = self.get(key)
         if found:
             return found, True

@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from autoshrink.cache import cache_root
 from autoshrink.compressed_size import gzip_bytes
 from autoshrink.errors import AutoshrinkError, StageError, TargetUnavailable
 
@@ -45,12 +46,8 @@ BROWSER_FIX = "apt-get install chromium, or: python -m playwright install --with
 
 
 def runtime_folder() -> Path:
-    """Where the pinned version lies once it is installed: in the user's cache, as `autoshrink.cache` finds it."""
-    # Not by its `cache_root`: that module imports filelock, which has no place in the timed process.
-    named = os.environ.get("AUTOSHRINK_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME")
-    root = Path(named) if named else (Path(base) if base else Path.home() / ".cache") / "autoshrink"
-    return root / PACKAGE / VERSION
+    """Where the pinned version lies once it is installed: in the user's cache."""
+    return cache_root() / PACKAGE / VERSION
 
 
 def is_installed() -> bool:

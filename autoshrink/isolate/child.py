@@ -50,9 +50,15 @@ class Child:
         Raises:
             Exception: whatever a stage raises; `stage` says which one it was.
         """
+        backend = get_backend(self._job.backend)
+        _limit_memory(self._job.limits, backend.reserves_address_space)
+        try:
+            return self._run(backend)
+        finally:
+            backend.close()
+
+    def _run(self, backend: Backend) -> JobResult:
         job = self._job
-        backend = get_backend(job.backend)
-        _limit_memory(job.limits, backend.reserves_address_space)
         if job.probe:
             with self._stage("probe"):
                 return JobResult(capabilities=backend.capabilities(), seconds=self.seconds)

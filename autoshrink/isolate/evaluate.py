@@ -36,8 +36,10 @@ def _evaluate(session: Session, inputs: Path, outputs: Path, batch: int) -> None
     count = _count(arrays, inputs)
     files: dict[str, BinaryIO] = {}
     with ExitStack() as stack:
-        for rows in _batches(count, batch):
-            for name, array in session.run(_filled_up(arrays, rows, batch)).items():
+        ranges = list(_batches(count, batch))
+        results = session.run_batches(_filled_up(arrays, rows, batch) for rows in ranges)
+        for rows, outputs_of_rows in zip(ranges, results, strict=True):
+            for name, array in outputs_of_rows.items():
                 if not array.ndim or len(array) != batch:
                     raise ValueError(
                         f"output {name!r} has shape {list(array.shape)} for a batch of {batch}; its first dimension "
