@@ -31,6 +31,8 @@ KNOWN = (10, 11)
 SINCE = {"FP16": 53, "INT8": 61, "BF16": 80, "FP8": 89}
 """What a profile may ask for -> the first compute capability that has it."""
 
+TF32 = "products of float32 are in TF32, of 10 bits, where the GPU has it: TensorRT's default"
+
 
 class TensorRt(Backend):
     """TensorRT 10 and 11: engines are built on the GPU that they are for."""
@@ -81,10 +83,13 @@ class TensorRt(Backend):
         """
         trt = _tensorrt()
         plan = Plan(batch=source.batch, sparse=is_sparse(source.recipe), timing_cache=_timing_cache(trt))
-        engine = compile_engine(trt, source, folder, plan)
-        report = EngineSession(trt, engine.path).report()
-        audit = audit_of_engine(report, [layer.name for layer in engine.audit.layers])
-        return Compiled((ARTIFACT,), replace(audit, notes=(*engine.audit.notes, *audit.notes)), engine.figures)
+        made = compile_engine(trt, source, folder, plan)
+        report = EngineSession(trt, made.path).report()
+        audit = audit_of_engine(report, [layer.name for layer in made.audit.layers])
+        notes = (*made.audit.notes, *audit.notes)
+        if any(layer.precision == "fp32" for layer in audit.layers):
+            notes = (*notes, TF32)
+        return Compiled((ARTIFACT,), replace(audit, notes=notes), made.figures)
 
     def load(
         self,

@@ -68,13 +68,15 @@ def build(trt: Any, model: bytes, plan: Plan) -> Built:
     if plan.sparse:
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     _add_profile(builder, network, config, plan.batch)
-    cache = _timing_cache(config, plan.timing_cache)
+    if plan.timing_cache is not None:
+        _set_timing_cache(config, plan.timing_cache)
     audit = audit_of(network)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise StageError(STAGE, f"the builder refuses it: {_one_line(logger.lines)}")
-    if cache is not None and plan.timing_cache is not None:
-        _write(plan.timing_cache, bytes(config.get_timing_cache().serialize()))
+    if plan.timing_cache is not None:
+        cache = config.get_timing_cache()
+        _write(plan.timing_cache, bytes(cache.serialize()))
     return Built(bytes(engine), audit)
 
 
@@ -94,11 +96,11 @@ def logger_of(trt: Any) -> Any:
 
 
 def _parser_errors(parser: Any) -> list[str]:
-    errors = (parser.get_error(index) for index in range(parser.num_errors))
+    problems = (parser.get_error(index) for index in range(parser.num_errors))
     return [
         # Some descriptions are no more than the condition that failed: `false`.
-        f"{error.node_name() or 'graph'} ({error.node_operator()}), {error.code().name}: {error.desc()}"
-        for error in errors
+        f"{problem.node_name() or 'graph'} ({problem.node_operator()}), {problem.code().name}: {problem.desc()}"
+        for problem in problems
     ]
 
 
@@ -130,19 +132,15 @@ def _inputs(network: Any) -> Iterator[Any]:
     return (network.get_input(index) for index in range(network.num_inputs))
 
 
-def _timing_cache(config: Any, path: Path | None) -> Any:
-    """The timing cache of `path`, empty where there is none yet or it is of another version; set for the build."""
-    if path is None:
-        return None
+def _set_timing_cache(config: Any, path: Path) -> None:
+    """Has the build use the timing cache of `path`, or an empty one where that is not there or not of this GPU."""
     try:
         stored = path.read_bytes()
     except OSError:
         stored = b""
     cache = config.create_timing_cache(stored)
     if not cache or not config.set_timing_cache(cache, False):
-        cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, False)
-    return cache
+        config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
 def _write(path: Path, content: bytes) -> None:

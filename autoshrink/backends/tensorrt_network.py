@@ -123,17 +123,17 @@ def audit_of_engine(report: str, names: Iterable[str] | None = None) -> Audit:
 def _holds(kernel: Report, name: str) -> bool:
     """Whether the kernel computes the layer `name` of the ONNX file, perhaps fused with others."""
     if ONNX_LAYER.format(name) in str(kernel.get("Metadata", "")):
-        return any(_words(value) for value in kernel.get("Inputs", ()))
+        return any(_words(port) for port in kernel.get("Inputs", ()))
     return name in str(kernel.get("Name", "")).split(" + ")
 
 
 def _kernel_precision(kernel: Report) -> str:
     """Of its first input that is no integer of 32 bits or more, which is what it multiplies in."""
-    types = (_words(value) for value in kernel.get("Inputs", ()))
+    types = (_words(port) for port in kernel.get("Inputs", ()))
     return next((precision for precision in types if precision), "unknown")
 
 
-def _words(value: Report) -> str:
+def _words(port: Report) -> str:
     # Version 11 has a field of its own; 10 says it in one with the layout: "Thirty-two wide ... Int8 format".
-    text = str(value.get("DataType") or value.get("Format/Datatype") or "").lower()
+    text = str(port.get("DataType") or port.get("Format/Datatype") or "").lower()
     return next((precision for word, precision in WORDS if word in text), "")

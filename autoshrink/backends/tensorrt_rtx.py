@@ -74,9 +74,9 @@ class TensorRtRtx(Backend):
         trt = _tensorrt_rtx()
         capability = str(source.options.get(CAPABILITY, DEFAULT))
         # No flag for sparse weights: with it, the engine of a 2:4 model is the same to the byte.
-        engine = compile_engine(trt, source, folder, Plan(capability, source.batch))
-        notes = (f"compiled for {capability}", BEFORE_FUSION, *([W8A8] if engine.audit.int8_layers else []))
-        return Compiled((ARTIFACT,), replace(engine.audit, notes=(*engine.audit.notes, *notes)), engine.figures)
+        made = compile_engine(trt, source, folder, Plan(capability, source.batch))
+        notes = (f"compiled for {capability}", BEFORE_FUSION, *([W8A8] if made.audit.int8_layers else []))
+        return Compiled((ARTIFACT,), replace(made.audit, notes=(*made.audit.notes, *notes)), made.figures)
 
     def load(
         self,
