@@ -12,9 +12,10 @@ from rich.console import Console
 
 from autoshrink import __version__
 from autoshrink.config import is_name, load_space, load_target
-from autoshrink.errors import ConfigError
+from autoshrink.errors import ConfigError, NothingFits
 from autoshrink.measure.environment import describe_machine
 from autoshrink.records import StudyFolder, StudyMeta
+from autoshrink.search.limits import merged
 from autoshrink.target import Limits, Target
 from autoshrink.task import Task
 from autoshrink.techniques.keys import read_key
@@ -52,18 +53,32 @@ class Study:
 
         return front_frame(self.folder, target)
 
-    def choose(self, target: str, limits: Limits | None = None) -> TrialRecord:
-        """The trial to ship under `limits`, by confidence bounds.
+    def choose(self, target: str, limits: Limits | None = None, trial: int | None = None) -> TrialRecord:
+        """The trial to ship under `limits`, by confidence bounds; the target's own hold where `limits` sets none.
+
+        Those of the target's own that are on what was not measured there are left out; one of `limits` is refused.
+
+        Args:
+            target: of the study.
+            limits: see `Limits`.
+            trial: takes the trial of this number, whatever the limits.
 
         Raises:
-            NothingFits: no trial keeps the limits; names the nearest misses.
+            NothingFits: no trial keeps the limits; names the nearest misses. Or `trial` has no compiled files.
+            ConfigError: the study has no such target.
         """
-        from autoshrink.package.choose import choose
+        from autoshrink.package.choose import applicable, choose
 
-        return choose(self.folder.records(target), limits or Limits())
+        records = self.folder.records(target)
+        if trial is not None:
+            return _numbered(records, trial, target)
+        profile = self.folder.meta.targets[target]
+        others = [r for name in self.folder.meta.targets if name != target for r in self.folder.records(name)]
+        own, _ = applicable(profile.limits, records, profile.batch, others)
+        return choose(records, merged(limits or Limits(), own), batch=profile.batch, others=others)
 
-    def pick(self, target: str, out: str | Path, limits: Limits | None = None) -> Path:
-        """Writes the package of the trial to ship into the new folder `out`.
+    def pick(self, target: str, out: str | Path, limits: Limits | None = None, trial: int | None = None) -> Path:
+        """Writes the package of the trial to ship into the new folder `out`; see `choose`.
 
         Raises:
             NothingFits: no trial keeps the limits.
@@ -71,13 +86,22 @@ class Study:
         """
         from autoshrink.package.write import write_package
 
-        return write_package(self.folder, self.choose(target, limits), self.task(), Path(out))
+        return write_package(self.folder, self.choose(target, limits, trial), self.task(), Path(out))
 
     def report(self, out: str | Path | None = None) -> Path:
         """Writes the HTML report, to `report.html` in the study's folder unless told otherwise."""
         from autoshrink.dashboard.report import write_report
 
         return write_report(self.folder, Path(out) if out else self.folder.path / "report.html")
+
+
+def _numbered(records: list[TrialRecord], number: int, target: str) -> TrialRecord:
+    record = next((each for each in records if each.number == number), None)
+    if record is None:
+        raise ConfigError([f"--trial: {target} has no trial {number}; it has 0 to {len(records) - 1}"])
+    if record.artifact is None:
+        raise NothingFits(f"trial {number} of {target} has no compiled files: {record.outcome}, {record.reason}")
+    return record
 
 
 def search(
@@ -188,13 +212,7 @@ def open_study(study: str | Path, results: str | Path = RESULTS) -> Study:
 
 def with_limits(target: Target, limits: Limits) -> Target:
     """The target with every limit that is set taking the place of its own."""
-    own = target.limits
-    merged = Limits(
-        latency_ms=own.latency_ms if limits.latency_ms is None else limits.latency_ms,
-        size_bytes=own.size_bytes if limits.size_bytes is None else limits.size_bytes,
-        drop=own.drop if limits.drop is None else limits.drop,
-    )
-    return replace(target, limits=merged)
+    return replace(target, limits=merged(limits, target.limits))
 
 
 def _read_force(force: Iterable[str], targets: Iterable[Target]) -> tuple[str, ...]:
@@ -244,6 +262,6 @@ def _run(folder: StudyFolder, task: Task, console: Console | None) -> Study:
     meta = folder.meta
     planned = None if meta.trials is None else meta.trials * len(meta.targets)
     title = f"{meta.name}{reduced_training(meta.fidelity)}"
-    with Progress(console or Console(stderr=True), title, planned, meta.time_limit_s) as progress:
+    with Progress(console or Console(stderr=True), title, planned, meta.time_limit_s, meta.targets) as progress:
         run_search(folder, task, progress)
     return Study(folder, task)

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -17,14 +17,29 @@ from rich.table import Table
 from rich.text import Text
 
 from autoshrink.search.space import Removal
-from autoshrink.search.words import describe, human_bytes, human_ms, human_seconds
+from autoshrink.search.words import (
+    describe,
+    human_bytes,
+    human_figure,
+    human_ms,
+    human_rate,
+    human_seconds,
+    rows_per_second,
+)
+from autoshrink.target import Target
 from autoshrink.types import Outcome, Recipe, TrialRecord
 
 RECENT = 6
 WORTHY_DROP = 0.01
-"""The best so far is the fastest that loses at most one point."""
+"""The best so far is the fastest that loses at most one point; where nothing is timed, the smallest."""
 
-_COLOURS = {Outcome.COMPLETE: "green", Outcome.INFEASIBLE: "yellow", Outcome.REJECTED: "yellow", Outcome.FAILED: "red"}
+_COLOURS = {
+    Outcome.COMPLETE: "green",
+    Outcome.COMPILED: "cyan",
+    Outcome.INFEASIBLE: "yellow",
+    Outcome.REJECTED: "yellow",
+    Outcome.FAILED: "red",
+}
 
 
 class Progress:
@@ -33,7 +48,15 @@ class Progress:
     It is redrawn only when something happened, never by a clock: a thread that ticks would disturb the measurement.
     """
 
-    def __init__(self, console: Console, study: str, planned: int | None, time_limit_s: float | None) -> None:
+    def __init__(
+        self,
+        console: Console,
+        study: str,
+        planned: int | None,
+        time_limit_s: float | None,
+        targets: Mapping[str, Target] | None = None,
+    ) -> None:
+        self._targets = targets or {}
         self._console = console
         self._study = study
         self._planned = planned
@@ -94,9 +117,9 @@ class Progress:
         self._finished, self._planned = finished, planned
         if record.number == 0:
             self._baselines[record.target] = record
-        elif record.outcome is Outcome.COMPLETE and record.latency and (record.drop or 0) <= WORTHY_DROP:
+        elif record.outcome is Outcome.COMPLETE and record.is_scored and (record.drop or 0) <= WORTHY_DROP:
             best = self._best.get(record.target)
-            if best is None or best.latency is None or record.latency.ratio < best.latency.ratio:
+            if best is None or _cost(record) < _cost(best):
                 self._best[record.target] = record
         self._recent.append(record)
         if self._live is None:
@@ -161,15 +184,31 @@ class Progress:
             no_wrap=True,
             overflow="ellipsis",
         )
-        baseline = self._baselines.get(record.target)
-        if record.is_measured and record.latency and record.artifact and record.val:
-            smaller = ""
-            if baseline and baseline.artifact:
-                smaller = f" ({baseline.artifact.size_bytes / record.artifact.size_bytes:.1f}x smaller)"
-            line.append(
-                f"  {record.val.value:.4f}  {human_ms(record.latency.ms)} ({1 / record.latency.ratio:.2f}x)"
-                f"  {human_bytes(record.artifact.size_bytes)}{smaller}"
-            )
+        line.append("".join(f"  {figure}" for figure in self._figures(record)))
         if record.reason:
             line.append(f"  {record.reason.splitlines()[0][:160]}", style="dim")
         return line
+
+    def _figures(self, record: TrialRecord) -> Iterable[str]:
+        """What is known of a trial; what was not measured is left to its reason."""
+        if record.val is not None:
+            yield f"{record.val.value:.4f}"
+        if record.latency is not None:
+            target = self._targets.get(record.target)
+            speed = human_ms(record.latency.ms)
+            if target is not None and target.objective == "throughput":
+                speed = human_rate(rows_per_second(record.latency, target.batch))
+            yield f"{speed} ({1 / record.latency.ratio:.2f}x)"
+        if record.artifact is not None:
+            baseline = self._baselines.get(record.target)
+            smaller = ""
+            if baseline and baseline.artifact:
+                smaller = f" ({baseline.artifact.size_bytes / record.artifact.size_bytes:.1f}x smaller)"
+            yield f"{human_bytes(record.artifact.size_bytes)}{smaller}"
+        yield from (f"{name} {human_figure(figure)}" for name, figure in record.figures.items())
+
+
+def _cost(record: TrialRecord) -> float:
+    if record.latency is not None:
+        return record.latency.ratio
+    return float(record.artifact.size_bytes) if record.artifact else 0.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from autoshrink.dashboard.formatting import Metric, counted, gain
 from autoshrink.dashboard.tables import size_ratio
-from autoshrink.dashboard.view import TargetView
+from autoshrink.dashboard.view import NOT_MEASURED, TargetView
 from autoshrink.errors import NothingFits
 from autoshrink.package.choose import DEFAULT_DROP, applicable, choose
 from autoshrink.search.front import is_known
@@ -26,6 +26,7 @@ class Headline:
         gains: what stands in large letters, each with the figures behind it; empty when nothing is compared.
         why: how the trial was chosen.
         unknown: what is not known of any trial here, and why; empty when all is.
+        unmeasured: the same in three words.
     """
 
     chosen: TrialRecord | None
@@ -33,6 +34,7 @@ class Headline:
     gains: tuple[tuple[str, str], ...] = ()
     why: str = ""
     unknown: str = ""
+    unmeasured: str = ""
 
 
 def headline(view: TargetView) -> Headline:
@@ -45,10 +47,11 @@ def headline(view: TargetView) -> Headline:
         return Headline(None, f"The baseline was not measured{why}. Without it there is nothing to compare with.")
     limits, unchecked = applicable(view.target.limits, view.records, view.target.batch, view.others)
     unknown = _unknown(view, unchecked)
+    unmeasured = "" if view.is_timed else f"{'latency' if view.is_scored else 'compiled,'} {NOT_MEASURED}"
     try:
         chosen = choose(view.records, limits, batch=view.target.batch, others=view.others)
     except NothingFits as error:
-        return Headline(None, str(error), unknown=unknown)
+        return Headline(None, str(error), unknown=unknown, unmeasured=unmeasured)
     why = _why(view, limits)
     if chosen is baseline:
         others = sum(is_known(record, view.axes) for record in view.records) - 1
@@ -60,11 +63,12 @@ def headline(view: TargetView) -> Headline:
             else f"Ship the baseline: none of {others} other trials gains more and surely keeps the limits.",
             why=why,
             unknown=unknown,
+            unmeasured=unmeasured,
         )
     gains = _gains(chosen, baseline, view)
     words = ", ".join(large for large, _ in gains)
     _, behind = gains[-1]
-    return Headline(chosen, f"Trial {chosen.number}: {words} {behind}", gains, why, unknown)
+    return Headline(chosen, f"Trial {chosen.number}: {words} {behind}", gains, why, unknown, unmeasured)
 
 
 def _gains(chosen: TrialRecord, baseline: TrialRecord, view: TargetView) -> tuple[tuple[str, str], ...]:

@@ -18,7 +18,7 @@ from autoshrink.dashboard.headline import Headline, headline
 from autoshrink.dashboard.markup import Markup, element
 from autoshrink.dashboard.palette import DARK, LIGHT, recoloured
 from autoshrink.dashboard.report_sections import body_of
-from autoshrink.dashboard.view import TargetView
+from autoshrink.dashboard.view import TargetView, views_of
 from autoshrink.errors import ConfigError
 from autoshrink.records import StudyFolder
 from autoshrink.target import Target
@@ -38,8 +38,7 @@ def write_report(study: StudyFolder, out: Path) -> Path:
     Raises:
         ConfigError: a record cannot be read, or `out` cannot be written.
     """
-    records = {target: study.records(target) for target in study.meta.targets}
-    page = _page(study, {target: TargetView.among(records, study, target) for target in records})
+    page = _page(study, views_of(study))
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

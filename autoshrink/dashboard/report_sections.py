@@ -83,6 +83,7 @@ def _cards(answers: Mapping[str, Headline]) -> Markup:
                 element("span", f"trial {answer.chosen.number}: {describe(answer.chosen.recipe)}", class_="recipe")
                 if answer.chosen and answer.gains
                 else None,
+                element("span", answer.unmeasured, class_="recipe") if answer.unmeasured else None,
                 class_="card",
                 href=f"#target-{place}",
             )

@@ -32,7 +32,11 @@ def front_table(view: TargetView, chosen: TrialRecord | None) -> Markup:
     """The baseline, then the front, smallest latency first; `chosen` is marked."""
     rest = [record for record in view.members if record is not view.baseline]
     columns = [_number(), _recipes(lambda record: _chosen_badge(record is chosen))]
-    columns += _scores(view, with_test=True) + _speeds(view, latency_ties(rest)) + _sizes(view)
+    columns += (
+        _scores(view, with_test=any(record.test for record in view.members))
+        + _speeds(view, latency_ties(rest))
+        + _sizes(view)
+    )
     columns += [("int8", True, _int8), *_figures([*rest, *([view.baseline] if view.baseline else [])])]
     row = _rows(columns, chosen)
     pinned = [element("tbody", row(view.baseline), class_="pinned")] if view.baseline else []

@@ -12,6 +12,7 @@ import pytest
 
 from autoshrink.dashboard.report import write_report
 from autoshrink.records import StudyFolder
+from tests.fake_field import make_fake_field
 from tests.fake_study import FAKE_TARGETS, fake_meta, fake_trial, make_fake_study
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -153,3 +154,19 @@ def test_a_study_that_has_not_begun_opens_quietly(browser: Any, tmp_path: Path) 
     assert "No trial has finished yet." in opened.page.locator("body").inner_text()
     opened.check_quiet(file)
     opened.page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1200])
+def test_targets_of_which_less_is_known_fit_and_draw(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
+    file = write_report(make_fake_field(tmp_path / "fake-study"), tmp_path / "report.html")
+    opened = Opened(browser, file, width, scheme)
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for plot in page.locator(".plot").all():
+        assert plot.locator("svg.main-svg").count() > 0
+    assert page.locator("#size-3 .point").count() == 6
+    assert page.locator("#target-4 .plot").count() == 1
+    assert page.locator("#across table").count() == 2
+    opened.check_quiet(file)
+    page.close()

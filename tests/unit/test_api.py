@@ -8,11 +8,13 @@ from rich.console import Console
 
 from autoshrink import api
 from autoshrink.config import load_target
-from autoshrink.errors import ConfigError
+from autoshrink.errors import ConfigError, NothingFits
 from autoshrink.progress import Progress
 from autoshrink.records import StudyFolder
 from autoshrink.search import run
-from autoshrink.target import Target
+from autoshrink.target import Limits, Target
+from autoshrink.types import Outcome, Recipe, TrialRecord
+from tests.fake_field import make_fake_field
 from tests.fake_study import fake_meta
 from tests.small_models import tiny_task
 
@@ -97,3 +99,24 @@ def test_a_study_from_before_there_was_a_fidelity_opens(tmp_path: Path) -> None:
     path.write_text("\n".join(kept))
     assert '"fidelity"' not in path.read_text()
     assert StudyFolder.open(folder.path).meta.fidelity == 1.0
+
+
+def test_the_targets_own_limits_hold_where_none_is_given(tmp_path: Path) -> None:
+    study = api.Study(make_fake_field(tmp_path / "fake-study"))
+    # The arena's limit leaves out trials 0, 2 and 5; the latency's cannot be checked.
+    assert study.choose("microcontroller").number == 3
+    assert study.choose("microcontroller", Limits(figures={"arena": 80_000})).number == 4
+    with pytest.raises(NothingFits, match=r"--max-latency 20ms: latency was not measured on microcontroller .*emulat"):
+        study.choose("microcontroller", Limits(latency_ms=20.0))
+    assert study.choose("tablet").number == 1
+    assert study.choose("tablet", trial=4).number == 4
+    assert study.choose("cloud", Limits(throughput=18_000.0)).number == 2
+
+
+def test_a_trial_that_is_not_there_or_has_no_files_is_said(tmp_path: Path) -> None:
+    study = api.Study(make_fake_field(tmp_path / "fake-study"))
+    with pytest.raises(ConfigError, match="--trial: tablet has no trial 9; it has 0 to 5"):
+        study.choose("tablet", trial=9)
+    study.folder.write(TrialRecord(6, "tablet", Recipe(), Outcome.REJECTED, "int4: no kernels"))
+    with pytest.raises(NothingFits, match="trial 6 of tablet has no compiled files: rejected, int4: no kernels"):
+        study.choose("tablet", trial=6)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from autoshrink.progress import Progress
 from autoshrink.types import Outcome, Recipe
+from tests.fake_field import FIELD, fake_field_record
 from tests.fake_study import fake_trial
 
 INT8 = [{"technique": "quantize", "scheme": "int8_static"}]
@@ -65,3 +66,27 @@ except KeyboardInterrupt:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.split() == ["interrupted", "True"]
+
+
+def test_lines_say_what_is_known_of_each_target() -> None:
+    text = StringIO()
+    console = Console(file=text, width=400, color_system=None)
+    with Progress(console, "study", planned=None, time_limit_s=None, targets=FIELD) as progress:
+        for name in ("cloud", "microcontroller", "tablet"):
+            progress.end(fake_field_record(name, 0), 1, None)
+            progress.end(fake_field_record(name, 3), 2, None)
+    lines = [line for line in text.getvalue().splitlines() if " 3  prune" in line]
+    cloud, board, tablet = lines
+    assert "0.8940  14,815 rows/s (2.78x)  700 kB (7.3x smaller)" in cloud
+    assert "0.8930  440 kB (11.2x smaller)  arena 88 kB  cycles ~13,200,000 cycles (estimate)  latency not" in board
+    assert tablet.startswith("[2] compiled ")
+    assert "450 kB (11.1x smaller)  compiled, not measured: there is no tablet here" in tablet
+
+
+def test_the_best_so_far_is_the_smallest_where_nothing_is_timed() -> None:
+    text = StringIO()
+    console = Console(file=text, width=200, color_system=None, force_terminal=True)
+    with Progress(console, "study", planned=None, time_limit_s=None) as progress:
+        for number in (0, 1, 3, 2):
+            progress.end(fake_field_record("microcontroller", number), number, None)
+        assert progress._best["microcontroller"].number == 3

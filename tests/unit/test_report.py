@@ -32,6 +32,7 @@ from autoshrink.errors import ConfigError
 from autoshrink.records import StudyFolder
 from autoshrink.target import Limits, Target
 from autoshrink.types import Interval, Outcome, Recipe, TrialRecord
+from tests.fake_field import NOTE, fake_field_views, make_fake_field
 from tests.fake_study import (
     FAKE_MACHINE,
     FAKE_TARGETS,
@@ -269,7 +270,7 @@ def test_search_command_is_the_one_that_was_given() -> None:
 
 def test_commands_are_understood_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    limits = Limits(latency_ms=0.35, size_bytes=123_457, drop=0.015)
+    limits = Limits(0.35, 123_457, 0.015, 500.0, {"arena": 262_144})
     study = StudyFolder.create(tmp_path / "results" / "fake-study", fake_meta(FAKE_TARGETS))
     commands = [search_command(study.meta), *(command for _, command in next_commands(study, TARGET, limits))]
     parsed = {}
@@ -280,6 +281,7 @@ def test_commands_are_understood_by_the_command_line(tmp_path: Path, monkeypatch
     assert parsed["pick"]["max_latency"] == 0.35
     assert parsed["pick"]["max_size"] == 123_457
     assert parsed["pick"]["max_drop"] == 0.015
+    assert (parsed["pick"]["min_throughput"], parsed["pick"]["max_figure"]) == (500, ["arena=262144"])
     assert parsed["pick"]["destination"] == parsed["verify"]["package"]
     assert parsed["resume"]["trials"] == 48
     elsewhere = StudyFolder.create(tmp_path / "other" / "fake-study", study.meta)
@@ -404,3 +406,56 @@ def test_trained_bits_are_listed_by_layer() -> None:
     page = str(audit_table(fake_view([plain, trained])))
     assert "8 bits: 2 layers, 3 bits: 1 layer" in page
     assert "stem 8, conv 3, head 8" in page
+
+
+class TestTheField:
+    """A study whose targets know more and less of its trials."""
+
+    def test_headlines_leave_out_what_was_not_measured_and_say_so(self) -> None:
+        found = {name: headline(view) for name, view in fake_field_views().items()}
+        assert found["cloud"].gains[1] == ("3.57x faster", "19,048 rows/s, was 5,333 rows/s")
+        board = found["microcontroller"]
+        assert board.sentence == "Trial 3: 11.2x smaller, -0.70 points [-1.10, -0.30] on the val split"
+        assert board.unknown == (
+            "Latency not measured: the board is emulated, and an emulator's speed says nothing. "
+            "The limit on latency could not be checked."
+        )
+        assert "arena at most 262 kB" in board.why
+        tablet = found["tablet"]
+        assert tablet.sentence == "Trial 1: 3.85x smaller, -0.40 points [-0.80, 0.00] on the val split on phone"
+        assert tablet.unmeasured == "compiled, not measured"
+        alone = headline(fake_field_views(["tablet"])["tablet"])
+        assert alone.chosen is None
+        assert "no other target of the study measured" in alone.sentence
+
+    def test_progress_without_latency_is_an_area(self) -> None:
+        records = [
+            replace(record, latency=None) for record in (fake_trial(0), fake_trial(1, INT8, size=4_920_000 // 4))
+        ]
+        assert progress(records, Limits()) == pytest.approx([0, 0.75])
+        assert progress([replace(record, val=None) for record in records], Limits()) == []
+
+    def test_page_shows_figures_notes_and_what_serves_all(self, tmp_path: Path) -> None:
+        page = page_of(make_fake_field(tmp_path / "results" / "fake-study"))
+        for expected in (
+            "19,048 rows/s",
+            "~13,200,000 cycles (estimate)",
+            "fake estimator",
+            "not measured87.20 % [86.27, 88.13] on phone, val",
+            "6 compiled",
+            f"1 note{NOTE}",
+            "Across the targets",
+            "1 recipe: serves all 5 targets",
+            "1 more brings cloud 1.86x to 1.00x its best latency",
+            "phone runs 4 of 10 layers in float",
+            "--max-figure arena=262144",
+        ):
+            assert expected in page.text
+        places = {found["id"] for _, found in page.elements if found.get("class") == "plot"}
+        assert {"front-3", "front-4", "size-4", "progress-4"} & places == set()
+        assert {"size-3", "progress-3", "time-4"} <= places
+
+    def test_what_only_compiles_alone_is_packed_by_its_number(self, tmp_path: Path) -> None:
+        text = page_of(make_fake_field(tmp_path / "results" / "fake-study", ["tablet"])).text
+        assert "--target tablet --trial 4 --out package" in text
+        assert "Across the targets" not in text

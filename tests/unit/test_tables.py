@@ -16,6 +16,7 @@ from autoshrink.dashboard.terminal import front_table
 from autoshrink.errors import ConfigError
 from autoshrink.records import StudyFolder
 from autoshrink.types import Interval, Outcome, TrialRecord
+from tests.fake_field import NOTE, make_fake_field
 from tests.fake_study import FAKE_TARGETS, fake_meta, fake_score, fake_trial, make_fake_study
 
 TARGET = "onnxruntime-cpu"
@@ -222,3 +223,58 @@ def test_a_metric_that_is_no_share_is_written_plainly(tmp_path: Path) -> None:
     assert "-3.25" in text
     assert "±0.25 val" in text
     assert "%" not in text.split("± is half")[0]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    return make_fake_field(tmp_path_factory.mktemp("field") / "fake-study")
+
+
+class TestTheField:
+    """Targets of which less than everything is known."""
+
+    def test_rows_of_what_was_not_timed(self, study: StudyFolder) -> None:
+        rows = front_rows(study, "microcontroller")
+        assert rows["axes"] == ["metric", "size"]
+        assert [row["number"] for row in rows["front"]] == [4, 3, 1]
+        row = rows["trials"][3]
+        assert (row["accuracy"], row["latency_ms"], row["throughput"], row["elsewhere"]) == (0.893, None, None, None)
+        assert row["figures"]["cycles"] == {
+            "value": 13_200_000.0, "unit": "cycles", "source": "fake estimator", "estimate": True
+        }  # fmt: skip
+        assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+
+    def test_rows_of_what_was_only_compiled(self, study: StudyFolder) -> None:
+        rows = front_rows(study, "tablet")
+        assert (rows["axes"], rows["front"]) == (["size"], [])
+        # Pruning alone is on no front of a target that measured it.
+        assert [row["number"] for row in rows["compiled"]] == [4, 3, 1, 2]
+        row = rows["trials"][3]
+        assert (row["accuracy"], row["drop"], row["latency_ms"], row["on_front"]) == (None, None, None, False)
+        assert (row["elsewhere"]["target"], row["elsewhere"]["accuracy"]) == ("phone", 0.872)
+        assert rows["trials"][4]["notes"] == [NOTE]
+        assert len(front_frame(study, "tablet")) == 0
+
+    def test_throughput_is_rows_of_all_calls_in_a_second(self, study: StudyFolder) -> None:
+        row = front_rows(study, "cloud")["trials"][2]
+        assert row["throughput"] == pytest.approx(64 / (0.28 * 12.0) * 1000)
+        text = rendered(study, 100, "cloud")
+        for expected in ("throughput", "19,048 rows/s", "3.57x ±0.04", "3.36 ms", "calls of 64 rows"):
+            assert expected in text
+
+    @pytest.mark.parametrize("width", [80, 100])
+    def test_the_terminal_says_what_was_not_measured_and_why(self, study: StudyFolder, width: int) -> None:
+        text = rendered(study, width, "microcontroller")
+        assert max(map(len, text.splitlines())) <= width
+        assert "latency not measured" in text.splitlines()[0]
+        assert "(estimate)" in text
+        assert "the board is emulated" in text
+        text = rendered(study, width, "tablet")
+        assert max(map(len, text.splitlines())) <= width
+        for expected in (
+            "4 of 6 trials: compiled, not measured",
+            "there is no tablet here",
+            f"trial 4: {NOTE}",
+            "87.20 %",
+        ):
+            assert expected in " ".join(text.split())

@@ -1,0 +1,177 @@
+"""The commands about a study's results: `front`, `pick`, `verify`, `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from autoshrink import units
+from autoshrink.cli_common import (
+    RESULTS,
+    AsJson,
+    MaxDrop,
+    MaxFigure,
+    MaxLatency,
+    MaxSize,
+    MinThroughput,
+    Results,
+    StudyName,
+    app,
+    limits_of,
+    out,
+    print_json,
+    quantity,
+)
+from autoshrink.errors import ConfigError, NothingFits
+from autoshrink.target import Limits
+
+if TYPE_CHECKING:
+    from autoshrink.api import Study
+
+
+@app.command()
+def front(
+    study: StudyName,
+    target: Annotated[str | None, typer.Option(help="Only this target.")] = None,
+    across: Annotated[
+        bool, typer.Option("--across", help="The fewest recipes that serve all targets, and what each more buys.")
+    ] = False,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            parser=quantity(units.share), metavar="1%", help="With --across: loss of the metric on any target, at most."
+        ),
+    ] = None,
+    results: Results = RESULTS,
+    as_json: AsJson = False,
+) -> None:
+    """Prints the Pareto front of each target, or with --across what serves them all."""
+    from autoshrink.api import open_study
+    from autoshrink.dashboard.tables import front_rows
+    from autoshrink.dashboard.terminal import front_table
+
+    opened = open_study(study, results)
+    if across:
+        if target is not None:
+            raise ConfigError([f"--target: {target} is named, and --across is about all targets; leave one out"])
+        _across(opened, max_drop, as_json)
+        return
+    if max_drop is not None:
+        raise ConfigError(["--max-drop: only --across takes it; a front shows every drop"])
+    targets = [target] if target else list(opened.folder.meta.targets)
+    fronts = {name: front_rows(opened.folder, name) for name in targets}
+    if as_json:
+        print_json({"study": opened.name, "targets": fronts})
+    else:
+        for name in targets:
+            out.print(front_table(opened.folder, name))
+            out.print()
+    if not any(rows["front"] or rows["compiled"] for rows in fronts.values()):
+        raise NothingFits(f"{opened.name}: no feasible trial yet")
+
+
+def _across(opened: Study, max_drop: float | None, as_json: bool) -> None:
+    from autoshrink.dashboard.across import across
+    from autoshrink.dashboard.across_terminal import across_tables
+    from autoshrink.dashboard.across_words import across_json
+    from autoshrink.dashboard.target_agreement import disagreements
+    from autoshrink.dashboard.view import views_of
+
+    views = views_of(opened.folder)
+    found = across(views, max_drop)
+    shared, differing = disagreements(views)
+    if as_json:
+        print_json({"study": opened.name, **across_json(found, shared, differing, views)})
+    else:
+        for each in across_tables(found, shared, differing, views):
+            out.print(each)
+    if not found.sets:
+        raise NothingFits(f"{opened.name}: no target is served by any recipe")
+
+
+@app.command()
+def pick(
+    study: StudyName,
+    target: Annotated[str, typer.Option(help="The target to ship to.")],
+    destination: Annotated[Path, typer.Option("--out", help="A new folder for the package.")],
+    max_latency: MaxLatency = None,
+    max_drop: MaxDrop = None,
+    max_size: MaxSize = None,
+    min_throughput: MinThroughput = None,
+    max_figure: MaxFigure = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="Takes this trial, whatever the limits.")] = None,
+    results: Results = RESULTS,
+    as_json: AsJson = False,
+) -> None:
+    """Chooses the trial to ship by its confidence bounds and writes it as a package.
+
+    The target's own limits hold where none is given.
+    """
+    from autoshrink.api import open_study
+    from autoshrink.dashboard.tables import front_rows
+    from autoshrink.search.words import describe
+
+    opened = open_study(study, results)
+    limits = limits_of(max_latency, max_size, max_drop, min_throughput, max_figure)
+    if trial is not None and limits != Limits():
+        raise ConfigError([f"--trial: {trial} is taken whatever the limits; leave them or it out"])
+    record = opened.choose(target, limits, trial)
+    package = opened.pick(target, destination, limits, trial)
+    if as_json:
+        rows = front_rows(opened.folder, target)["trials"]
+        row = next(row for row in rows if row["number"] == record.number)
+        print_json({"package": str(package), "trial": row})
+    else:
+        words = describe(record.recipe, opened.folder.meta.fidelity)
+        out.print(f"{package}: trial {record.number}, {words}", highlight=False, soft_wrap=True)
+        out.print(f"  autoshrink verify {package}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    package: Annotated[Path, typer.Argument(help="The folder that `pick` wrote.")],
+    task: Annotated[str | None, typer.Option(help="Also score the task's test split.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Checks a package on this machine: hashes, parity, accuracy, latency ratio."""
+    from autoshrink.package.verify import verify as verify_package
+
+    loaded = None
+    if task is not None:
+        from autoshrink.tasks.loading import load_task
+
+        loaded = load_task(task)
+    found = verify_package(package, task=loaded)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        table = Table("check", "", "what was found", box=None, pad_edge=False)
+        for check in found.checks:
+            verdict = Text("ok", "green") if check.ok else Text("FAILED", "bold red")
+            table.add_row(check.name, verdict, check.text)
+        out.print(table)
+        for note in found.notes:
+            out.print(f"note: {note}", highlight=False, style="dim")
+    if not found.ok:
+        raise NothingFits(f"{package}: " + "; ".join(check.name for check in found.checks if not check.ok) + " failed")
+
+
+@app.command()
+def report(
+    study: StudyName,
+    destination: Annotated[Path | None, typer.Option("--out", help="The HTML file.")] = None,
+    results: Results = RESULTS,
+    as_json: AsJson = False,
+) -> None:
+    """Writes a study's report: one HTML file that needs no network."""
+    from autoshrink.api import open_study
+
+    written = open_study(study, results).report(destination)
+    if as_json:
+        print_json({"report": str(written)})
+    else:
+        out.print(str(written), highlight=False, soft_wrap=True)
