@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoshrink.backends.coreml_package import read_program, signature_of
 from autoshrink.backends.tflm_c_array import c_array, c_header
 from autoshrink.backends.tflm_model import operators, resolver_calls
 from autoshrink.backends.tflm_ports import MicroPort, read_ports
@@ -14,6 +15,13 @@ from autoshrink.package.manifest import ARTIFACT, FLOAT, INPUTS, OUTPUTS, Manife
 from autoshrink.package.templates import Ports, Raw, Values, listed, ports_of
 
 C_NAME = "model_data"
+COMPUTE_UNITS = {
+    "all": "all",
+    "cpu_only": "cpuOnly",
+    "cpu_and_ne": "cpuAndNeuralEngine",
+    "cpu_and_gpu": "cpuAndGPU",
+}
+"""Option of the target -> case of Core ML's `MLComputeUnits`."""
 C_TYPES = {
     "float32": "float",
     "int8": "int8_t",
@@ -99,3 +107,39 @@ def _c_number(value: float | bool) -> str:
     if isinstance(value, bool):
         return str(int(value))
     return f"{value!r}f" if isinstance(value, float) else f"{value}"
+
+
+def tensorrt_facts(manifest: Manifest, package: Path) -> tuple[Values, Ports]:  # noqa: ARG001 - the backend says it all
+    """Which of the two products an engine is for."""
+    is_rtx = manifest.runtime.backend == "tensorrt_rtx"
+    capability = manifest.target.options.get("compute_capability", "") if is_rtx else ""
+    built_for = f" for GPUs of compute capability {str(capability).removeprefix('SM')}" if capability else ""
+    return {
+        "sdk": "TensorRT-RTX" if is_rtx else "TensorRT",
+        "library": "tensorrt_rtx" if is_rtx else "nvinfer",
+        "built_for": built_for,
+    }, {}
+
+
+def coreml_facts(manifest: Manifest, package: Path) -> tuple[Values, Ports]:
+    """The names that Core ML has for the ports, and the oldest systems that run the program."""
+    system = int(manifest.target.options.get("minimum_ios", 18))
+    units = str(manifest.target.options.get("compute_units", "all"))
+    signature = signature_of(read_program((package / ARTIFACT / manifest.runtime.artifact[0]).parent))
+    features = {port.name: port for port in (*signature.inputs, *signature.outputs)}
+    lists = {
+        side: tuple(
+            {
+                **values,
+                "feature": features[values["name"]].port,
+                "swift_type": "int32" if values["dtype"].startswith("int") else "float32",
+            }
+            for values in entries
+        )
+        for side, entries in ports_of(manifest).items()
+    }
+    return {
+        "minimum_ios": str(system),
+        "minimum_macos": str(system - 3),
+        "compute_units": COMPUTE_UNITS[units],
+    }, lists

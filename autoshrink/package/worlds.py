@@ -13,7 +13,8 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
-from autoshrink.package.facts import micro_facts, tflite_facts
+from autoshrink.backends.base import installed_version
+from autoshrink.package.facts import coreml_facts, micro_facts, tensorrt_facts, tflite_facts
 from autoshrink.package.manifest import Manifest
 from autoshrink.package.templates import Ports, Values, fill, ports_of, values_of
 
@@ -28,7 +29,8 @@ class World:
     Attributes:
         runner: file in `runners/`; empty where Python is not what runs them.
         snippets: folder in `snippets/`; empty where Python is all there is.
-        requires: what pip installs beside numpy, a line each; `{runtime}` is the runtime with its version.
+        requires: what pip installs beside numpy, a line each; `{runtime}` is the runtime with its version, `{torch}`
+            torch's version here.
         facts: `(manifest, package) -> (values, lists)`: what only the files of a backend tell.
     """
 
@@ -38,10 +40,15 @@ class World:
     facts: Facts | None = None
 
 
+_TENSORRT = World(runner="tensorrt.py", snippets="tensorrt", facts=tensorrt_facts)
 WORLDS = {
     "onnxruntime": World(runner="onnxruntime.py"),
     "openvino": World(runner="openvino.py"),
     "litert": World(runner="litert.py", snippets="litert", facts=tflite_facts),
+    "executorch": World(runner="executorch.py", snippets="executorch", requires=("{runtime}", "torch=={torch}")),
+    "coreml": World(runner="coreml.py", snippets="coreml", requires=("{runtime}", "numpy<2.4"), facts=coreml_facts),
+    "tensorrt": _TENSORRT,
+    "tensorrt_rtx": _TENSORRT,
     "browser": World(snippets="browser"),
     "microcontroller": World(runner="microcontroller.py", snippets="microcontroller", facts=micro_facts),
 }
@@ -62,7 +69,8 @@ def write_runner(manifest: Manifest, package: Path) -> None:
     (package / "run.py").write_bytes(here.joinpath("runner.py").read_bytes())
     (package / "runtime.py").write_bytes(here.joinpath("runners", world.runner).read_bytes())
     distribution, _, version = manifest.runtime.version.partition(" ")
-    lines = [line.format(runtime=f"{distribution}=={version}") for line in world.requires]
+    torch = installed_version("torch").partition("+")[0]
+    lines = [line.format(runtime=f"{distribution}=={version}", torch=torch) for line in world.requires]
     (package / "requirements.txt").write_text("\n".join([*lines, "numpy>=1.26"]) + "\n", encoding="utf-8")
 
 
