@@ -21,13 +21,19 @@ from autoshrink.types import Artifact, Outcome, Recipe, Scalar, Space, StageSpec
 from tests import onnx_files, programs
 from tests.model_tasks import task_of
 from tests.onnx_files import BATCH
+from tests.small_models import tiny_task
 
 SAMPLES = 3
 STATIC = {"scheme": "int8_static", "calibration": "minmax", "samples": 8, "keep_float": "none"}
 
 
 def task_named(name: str) -> Task:
-    """Of the model `cnn` (image -> logits) or `two_by_two` (floats and integers in and out) of `tests.programs`."""
+    """Of `cnn` (image -> logits) or `two_by_two` (floats and integers in and out) of `tests.programs`.
+
+    `two_outputs` of `tests.small_models` has two inputs and two outputs without integers of 64 bits.
+    """
+    if name == "two_outputs":
+        return tiny_task(name)
     if name == "cnn":
         task = task_of(programs.Cnn().eval(), ("logits",), image=onnx_files.image(1, 1))
         return replace(task, outputs={"logits": "logits"})

@@ -44,8 +44,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package of a float model with two inputs and two outputs, of floats and of 64-bit integers."""
-    return make_package(tmp_path_factory.mktemp("pair"), "microcontroller", "two_by_two")
+    """The package of a float model with two inputs and two outputs."""
+    return make_package(tmp_path_factory.mktemp("pair"), "microcontroller", "two_outputs")
 
 
 @pytest.mark.parametrize("which", ["package", "pair"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from autoshrink.package.samples import read_arrays, write_arrays
 from autoshrink.records import StudyFolder
 from autoshrink.types import Choice, Figure, Outcome, TrialRecord
 from tests.package_study import ROWS, a_task, edit, failures, latency, make_study, relist, score, weights
+from tests.package_worlds import run
 
 Made = tuple[StudyFolder, TrialRecord, Path]
 
@@ -356,6 +358,12 @@ def test_a_device_that_can_run_it_fills_what_can_be_checked(never_run: Path) -> 
     assert near.endswith("dB from the float model's") and float(near.split()[0]) > 100, "the same function in float"
     assert found.checks[3].expected == "not recorded"
     assert found.latency is not None
+
+
+def test_its_runner_compares_with_the_float_model(never_run: Path, tmp_path: Path) -> None:
+    said = run([sys.executable, never_run / "run.py"], tmp_path, {"PATH": "/usr/bin"})
+    assert f"No outputs were recorded when this package was written ({WHY})." in said
+    assert "dB of the float model, before its compression" in said and "The package runs here" in said
 
 
 def test_it_stays_compiled_where_nothing_runs_it(never_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

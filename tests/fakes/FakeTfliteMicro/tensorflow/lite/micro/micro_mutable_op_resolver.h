@@ -24,6 +24,7 @@ class MicroMutableOpResolver : public MicroOpResolver {
  public:
   TfLiteStatus AddAdd() { return Add("ADD"); }
   TfLiteStatus AddCast() { return Add("CAST"); }
+  TfLiteStatus AddConcatenation() { return Add("CONCATENATION"); }
   TfLiteStatus AddConv2D() { return Add("CONV_2D"); }
   TfLiteStatus AddDepthwiseConv2D() { return Add("DEPTHWISE_CONV_2D"); }
   TfLiteStatus AddDequantize() { return Add("DEQUANTIZE"); }
