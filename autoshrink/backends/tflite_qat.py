@@ -61,6 +61,8 @@ def quantized_tflite(
     graph = program.module.graph
     graph.eliminate_dead_code()
     trained = _trained(program.module)
+    if not trained:
+        raise StageError("compile", f"int8_static without settings is for trained quantizers; {model.name} has none")
     notes = [*_widen_activations(graph)]
     calibrated = _quantize_outputs(program, trained, calibration, batch)
     if calibrated:

@@ -45,6 +45,8 @@ OPERATORS: Mapping[str, tuple[str, ...]] = {
 """ONNX operators, in whose words profiles speak -> LiteRT's."""
 MOVES = ("RESHAPE", "TRANSPOSE", "PAD", "SLICE", "STRIDED_SLICE", "SPLIT", "PACK", "UNPACK", "SPACE_TO_DEPTH")
 """Their outputs hold values of their inputs only: integers wherever their readers want integers."""
+NORMALISATION = re.compile(r"(layer|group|instance|rms)_norm")
+"""In the names of what the converter takes a normalisation apart into; its products and sums are worth no grid."""
 QUANTIZER_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
 """Operators that the quantizer calls otherwise than the schema."""
 BLOCKS = (32, 64, 128)
@@ -207,7 +209,8 @@ def integer_operations(
             wanted = bool(read) and all(reader.outputs[0] in chosen for reader in read)
             given = any(output in graph.outputs for output in operation.outputs)
             product = operation.kind == "BATCH_MATMUL" and not everything
-            able = (operation.kind in kinds or operation.kind in MOVES) and not product
+            part = operation.kind not in MOVES and NORMALISATION.search(graph.name(operation.outputs[0]))
+            able = (operation.kind in kinds or operation.kind in MOVES) and not product and (everything or not part)
             able = able and (everything or (wanted and not given))
         if able:
             chosen.add(operation.outputs[0])
