@@ -5,19 +5,24 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from autoshrink.backends import get_backend
 from autoshrink.backends.base import Source, processor_name
 from autoshrink.cache import file_sha256
+from autoshrink.isolate.job import Job, Loaded
+from autoshrink.isolate.parent import compile_and_run
 from autoshrink.package import Check, Verification
 from autoshrink.records import StudyFolder, StudyMeta
-from autoshrink.target import Measuring, Precision, Target
+from autoshrink.target import ChildLimits, Measuring, Precision, Target
 from autoshrink.task import Split, Task
 from autoshrink.tasks.classification import right_answers
 from autoshrink.types import (
@@ -92,6 +97,17 @@ def a_task() -> Task:
     )
 
 
+def float_task() -> Task:
+    """`a_task` with a torch model that computes the exact product."""
+    exact = np.linalg.multi_dot([w.astype(np.float64) for w in weights()])
+
+    class Product(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x.double() @ torch.from_numpy(exact)).float()
+
+    return replace(a_task(), model=lambda: Product())
+
+
 def score(value: float, low: float, high: float) -> Score:
     """Of the task's splits."""
     return Score(value, Interval(low, high), ROWS, "wilson")
@@ -111,10 +127,17 @@ def artifact(study: Path, key: str, files: Sequence[str], backend: str, version:
     return Artifact(backend, "fp32", listed, f"artifacts/{key}", version)
 
 
+def compiled(study: Path, key: str, backend: str, source: Path) -> tuple[str, ...]:
+    """Compiles an ONNX file into `artifacts/<key>`, in a child where the backend does that; the names of the files."""
+    runtime, folder = get_backend(backend), study / "artifacts" / key
+    if not runtime.apart:
+        return runtime.compile(Source(source, batch=BATCH), folder).files
+    job = Job(backend, 1, BATCH, ChildLimits(), Loaded(folder, (), "fp32"), Source(source, batch=BATCH), False)
+    return tuple(file.name for file in compile_and_run(job, study / f"{key}.work", apart=True).files)
+
+
 def make_study(path: Path, backend: str = "onnxruntime") -> tuple[StudyFolder, TrialRecord]:
     """The study and the record of its small model, trial 3. Its figures are made up, the files are real."""
-    from autoshrink.backends import get_backend
-
     runtime = get_backend(backend)
     target = Target("bench", backend, {"fp32": Precision()}, batch=BATCH, measuring=MEASURING)
     meta = StudyMeta(
@@ -136,7 +159,7 @@ def make_study(path: Path, backend: str = "onnxruntime") -> tuple[StudyFolder, T
     for key, matrices in (("slow", chain), ("small", [product])):
         source = path / f"{key}.onnx"
         product_chain(matrices, source)
-        files = runtime.compile(Source(source), path / "artifacts" / key).files
+        files = compiled(path, key, backend, source)
         artifacts[key] = artifact(path, key, files, backend, runtime.runtime())
     audit = Audit((Layer("product0", "MatMul", "fp32"),), 0, 1)
     baseline = TrialRecord(

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from autoshrink.package import write_package
+from autoshrink.backends import get_backend
+from autoshrink.package import verify, write_package
+from autoshrink.package.manifest import read_manifest
 from autoshrink.package.worlds import usage
-from tests.package_study import a_task, make_study, weights
+from autoshrink.types import Outcome
+from tests.package_study import a_task, float_task, make_study, weights
 from tests.package_worlds import in_world, run
 
 FAKE_TENSORRT = Path(__file__).parents[1] / "fakes/FakeTensorRt"
@@ -69,3 +74,24 @@ def test_the_card_names_the_product(native: Path, tmp_path: Path, backend: str, 
     text = usage(manifest, tmp_path / "package")
     assert library in text and version in text
     assert "@{" not in text and "It has not run on a GPU." in text
+
+
+def test_an_engine_for_a_gpu_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real engine of TensorRT-RTX, compiled with no GPU, from the trial to what the package says of itself."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'autoshrink[tensorrt-rtx]'")
+    if get_backend("tensorrt_rtx").available().state != "compile-only":
+        pytest.skip("there is a GPU, which runs it; this is of machines without")
+    monkeypatch.setenv("AUTOSHRINK_CACHE", str(tmp_path / "cache"))
+    study, record = make_study(tmp_path / "study", "tensorrt_rtx")
+    unmeasured = {"val": None, "test": None, "drop": None, "drop_ci": None, "latency": None, "agreement_db": None}
+    compiled = replace(record, outcome=Outcome.COMPILED, reason="there is no GPU", **unmeasured)
+    package = write_package(study, compiled, float_task(), tmp_path / "package", samples=3)
+    manifest = read_manifest(package)
+    assert manifest.not_run and manifest.runtime.artifact == ("model.engine",)
+    card = (package / "README.md").read_text()
+    assert "**Compiled, not measured**: accuracy and latency are not known (there is no GPU)." in card
+    found = verify(package)
+    assert found.ok and "compiled, not measured" in found.checks[1].text
+    assert (package / "requirements.txt").read_text().startswith("tensorrt-rtx-cu12==1.")
+    with pytest.raises(AssertionError, match="there is no NVIDIA driver; the engine runs on NVIDIA's GPUs only"):
+        run([sys.executable, package / "run.py"], tmp_path)

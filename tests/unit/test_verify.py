@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from autoshrink.backends.base import Availability, Option
 from autoshrink.errors import ConfigError, StageError
@@ -23,7 +22,7 @@ from autoshrink.package.manifest import Manifest, OutputPort, Port, is_inside, o
 from autoshrink.package.samples import read_arrays, write_arrays
 from autoshrink.records import StudyFolder
 from autoshrink.types import Choice, Figure, Outcome, TrialRecord
-from tests.package_study import ROWS, a_task, edit, failures, latency, make_study, relist, score, weights
+from tests.package_study import ROWS, a_task, edit, failures, float_task, latency, make_study, relist, score
 from tests.package_worlds import run
 
 Made = tuple[StudyFolder, TrialRecord, Path]
@@ -322,16 +321,9 @@ def never_run(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         agreement_db=None,
         figures={"arena": Figure(1234.0, "bytes", "a known answer", estimate=True)},
     )
-    exact = np.linalg.multi_dot([w.astype(np.float64) for w in weights()])
-
-    class Product(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return (x.double() @ torch.from_numpy(exact)).float()
-
     only_compiles = Availability("compile-only", WHY, "take it to its device")
     monkeypatch.setattr("autoshrink.package.write.availability", lambda target: only_compiles)
-    task = replace(a_task(), model=lambda: Product())
-    return write_package(study, compiled, task, tmp_path / "never", samples=5)
+    return write_package(study, compiled, float_task(), tmp_path / "never", samples=5)
 
 
 def test_package_of_a_trial_that_nothing_ran_says_so(never_run: Path) -> None:
