@@ -15,7 +15,7 @@ test: .venv/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	AUTOSHRINK_TENSORRT_BINDINGS=$(CURDIR)/.venv/tensorrt/10:$(CURDIR)/.venv/tensorrt/11 $(BIN)/python -m pytest
 
 bench: .venv/test
 	$(BIN)/python -m autoshrink.bench.noise --out results/measuring-noise.json
@@ -32,8 +32,11 @@ bench-techniques: .venv/test
 	$(PIP) --editable '.[openvino]'
 	@touch $@
 
+# The bindings of TensorRT without its libraries, which are for machines with a GPU: its API is checked against both.
 .venv/test: .venv/demo
 	$(PIP) --editable '.[all,dev]'
+	$(PIP) --no-deps --target .venv/tensorrt/10 tensorrt-cu12-bindings==10.16.1.11
+	$(PIP) --no-deps --target .venv/tensorrt/11 tensorrt-cu12-bindings==11.4.0.106
 	@touch $@
 
 clean:

@@ -89,7 +89,7 @@ def test_what_is_wrong_with_a_target_is_named(tmp_path: Path, text: str, expecte
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="unknown target; there are onnxruntime-cpu, openvino-cpu"):
+    with pytest.raises(ConfigError, match=r"unknown target; there are .*onnxruntime-cpu, openvino-cpu"):
         load_target("toaster")
     with pytest.raises(ConfigError, match="unknown search space; there are full, ptq, standard, tiny"):
         load_space("../targets/onnxruntime-cpu")
