@@ -1,4 +1,4 @@
-"""Small `.tflite` files built by hand, in integers whose scales are 1, so that what they compute can be told at once."""
+"""Small `.tflite` files built by hand, in integers whose scales are 1, so that one can tell what they compute."""
 
 from __future__ import annotations
 
@@ -22,9 +22,28 @@ def dense(weights: Ints, bits: int = 8, scales: int = 1, outside: bool = False) 
         scales: how many; 1, or one for each row. Each is 1.0.
         outside: whether the weights lie behind the flatbuffer.
     """
+    options, shape = schema().FullyConnectedOptionsT(), [1, weights.shape[1]]
+    return _layer("FULLY_CONNECTED", "FullyConnectedOptions", options, shape, weights, bits, scales, outside)
+
+
+def float_dense(weights: npt.NDArray[np.float32]) -> bytes:
+    """`y = weights @ x`: float32 x [1, columns] -> float32 y [1, rows], without a bias."""
+    found = schema()
     rows, columns = weights.shape
-    options = schema().FullyConnectedOptionsT()
-    return _layer("FULLY_CONNECTED", "FullyConnectedOptions", options, [1, columns], weights, bits, scales, outside)
+    tensors = [
+        _tensor("x", "FLOAT32", [1, columns], 0),
+        _tensor("layer.weight", "FLOAT32", [rows, columns], 1),
+        _tensor("y", "FLOAT32", [1, rows], 0),
+    ]
+    node = found.OperatorT(
+        opcodeIndex=0,
+        inputs=[0, 1, -1],
+        outputs=[2],
+        builtinOptionsType=found.BuiltinOptions.FullyConnectedOptions,
+        builtinOptions=found.FullyConnectedOptionsT(),
+    )
+    data = np.ascontiguousarray(weights, np.float32).reshape(-1).view(np.uint8)
+    return _file("FULLY_CONNECTED", tensors, node, [found.BufferT(), found.BufferT(data=data)])
 
 
 def pointwise(weights: Ints, bits: int = 8, scales: int = 0) -> bytes:
@@ -33,6 +52,13 @@ def pointwise(weights: Ints, bits: int = 8, scales: int = 0) -> bytes:
     rows, columns = weights.shape
     kernel = weights.reshape(rows, 1, 1, columns)
     return _layer("CONV_2D", "Conv2DOptions", options, [1, 1, 1, columns], kernel, bits, scales or rows, False)
+
+
+def depthwise(weights: Ints) -> bytes:
+    """`y = weights * x` as a depthwise convolution of 1 x 1 on one pixel: int8 [1, 1, 1, channels] in and out."""
+    options = schema().DepthwiseConv2DOptionsT(strideW=1, strideH=1, depthMultiplier=1)
+    shape = [1, 1, 1, weights.size]
+    return _layer("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions", options, shape, weights.reshape(shape), 8, -1, False)
 
 
 def elementwise(operator: str, shape: list[int]) -> bytes:
@@ -53,11 +79,14 @@ def _layer(
     scales: int,
     outside: bool,
 ) -> bytes:
+    """`scales` of -1 is one for each entry of the weights' last dimension."""
     found = schema()
-    rows = weights.shape[0]
+    axis = 3 if scales < 0 else 0
+    rows = weights.shape[axis]
+    scales = rows if scales < 0 else scales
     tensors = [
         _tensor("image", "INT8", shape, 0, 1),
-        _tensor("layer.weight", BITS[bits], list(weights.shape), 1, scales),
+        _tensor("layer.weight", BITS[bits], list(weights.shape), 1, scales, axis),
         _tensor("layer.bias", "INT32", [rows], 2, scales),
         _tensor("a long name that nobody reads on the device", "INT8", [*shape[:-1], rows], 0, 1),
     ]
@@ -83,12 +112,12 @@ def _layer(
     return content.ljust(buffers[1].offset, b"\0") + data.tobytes()
 
 
-def _tensor(name: str, kind: str, shape: list[int], buffer: int, scales: int = 0) -> Any:
+def _tensor(name: str, kind: str, shape: list[int], buffer: int, scales: int = 0, axis: int = 0) -> Any:
     found = schema()
     grid = None
     if scales:
         grid = found.QuantizationParametersT(
-            scale=np.ones(scales, np.float32), zeroPoint=np.zeros(scales, np.int64), quantizedDimension=0
+            scale=np.ones(scales, np.float32), zeroPoint=np.zeros(scales, np.int64), quantizedDimension=axis
         )
     return found.TensorT(
         shape=shape, type=getattr(found.TensorType, kind), buffer=buffer, name=name.encode(), quantization=grid

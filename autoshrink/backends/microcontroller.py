@@ -8,6 +8,7 @@ without optimized ones, so outputs are those of the artifact; how long it takes 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from autoshrink.backends.base import (
 )
 from autoshrink.backends.ports import in_order
 from autoshrink.backends.tflm_arena import arena_bytes
-from autoshrink.backends.tflm_model import End, ends, for_micro, operator_names, operators, weight_kernels
+from autoshrink.backends.tflm_model import End, MicroModel, ends, for_micro, operator_names, operators, weight_kernels
 from autoshrink.backends.tflm_ports import PORTS, MicroPort, MicroPorts, read_ports
 from autoshrink.backends.tflm_runtime import runtime
 from autoshrink.backends.vela_estimate import ACCELERATORS, estimate
@@ -40,6 +41,8 @@ NO_NPU = "none"
 SPARE = 2**16
 """Bytes beyond the arena that was found, for an interpreter on another machine; here they cost nothing."""
 PRECISIONS = {"FLOAT32": "fp32", "INT8": "int8", "INT4": "int8", "INT16": "int16"}
+_FEW_BITS = re.compile(r"(\d)-bit weights in int\d: (.*)")
+"""How the converter notes weights that are stored in more bits than they have."""
 CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST", "TRANSPOSE")
 
 
@@ -86,23 +89,22 @@ class Microcontroller(Backend):
 
         folder.mkdir(parents=True, exist_ok=True)
         npu = str(source.options.get("npu", NO_NPU))
-        unpack = npu != NO_NPU or source.options.get("four_bit") == "unpacked"
+        pack = npu == NO_NPU and source.options.get("four_bit", "packed") == "packed"
         with TemporaryDirectory() as temporary:
             converted = Path(temporary) / ARTIFACT
             audit = write_tflite(source, converted, integer_ports=source.precision == "int8_static")
-            content, unpacked = for_micro(converted.read_bytes(), unpack)
+            model = for_micro(converted.read_bytes(), pack)
         path = folder / ARTIFACT
-        path.write_bytes(content)
+        path.write_bytes(model.content)
         arena = arena_bytes(path)
-        _ports_of(source.model, content, arena).write(folder / PORTS)
+        _ports_of(source.model, model.content, arena).write(folder / PORTS)
         host = f"{self.packages[0]} {installed_version(self.packages[0])} on a machine with 64-bit pointers"
         figures = {
             "arena": Figure(arena, "bytes", host, True),
-            "flash": Figure(len(content), "bytes", f"{ARTIFACT}; the code of the kernels is not in it"),
+            "flash": Figure(len(model.content), "bytes", f"{ARTIFACT}; the code of the kernels is not in it"),
         }
-        notes = [*audit.notes, f"operators for the resolver: {', '.join(operators(content))}"]
-        if unpacked:
-            notes.append(f"weights of less than 8 bits are stored in 8 bits: {', '.join(dict.fromkeys(unpacked))}")
+        notes = _container_notes(audit.notes, model)
+        notes.append(f"operators for the resolver: {', '.join(operators(model.content))}")
         if npu != NO_NPU:
             system, memory = (str(source.options.get(key, "")) for key in ("system", "memory"))
             found = estimate(path, npu, system, memory)
@@ -176,6 +178,23 @@ class MicrocontrollerSession(Session):
         for index, array in enumerate(arrays):
             self._interpreter.set_input(array, index)
         self._interpreter.invoke()
+
+
+def _container_notes(notes: tuple[str, ...], model: MicroModel) -> list[str]:
+    """The converter's notes; those on how weights of few bits are stored are made anew, as that has changed."""
+    bits: dict[str, int] = dict.fromkeys(model.unpacked, 4)
+    others = []
+    for note in notes:
+        told = _FEW_BITS.fullmatch(note)
+        bits.update(dict.fromkeys(told[2].split(", "), int(told[1])) if told else {})
+        others += [] if told else [note]
+    if model.packed:
+        others.append(f"weights packed two to a byte: {', '.join(model.packed)}")
+    for width in sorted(set(bits.values())):
+        wide = [layer for layer, own in bits.items() if own == width and layer not in model.packed]
+        if wide:
+            others.append(f"{width}-bit weights in int8: {', '.join(wide)}")
+    return others
 
 
 def _ports_of(program: Path, content: bytes, arena: int) -> MicroPorts:

@@ -4,7 +4,8 @@ A file as the converters write it does not do as it is:
 - The quantizer puts the weights of larger models behind the flatbuffer. LiteRT finds them there; TFLite Micro takes
   such a tensor for one without data, gives it room in the arena, and computes with whatever lies there.
 - Names of inner tensors and the converter's notes are up to a quarter of a small model, and nobody reads them there.
-- Weights of 4 bits: the kernels of convolutions take them, others do not.
+- Weights of 4 bits are packed for LiteRT's kernels. Those of TFLite Micro take them where others do not: in
+  convolutions, not in layers of matrix products with a scale for each output.
 """
 
 from __future__ import annotations
@@ -127,15 +128,30 @@ def _end(name: str, tensor: Any) -> End:
     return End(name, shape, _type(tensor).lower(), scale, zero_point)
 
 
-def for_micro(model: bytes, unpack: bool = False) -> tuple[bytes, tuple[str, ...]]:
-    """The model as TFLite Micro can read it, with equal values, and the layers whose weights were unpacked for that.
+@dataclass(frozen=True)
+class MicroModel:
+    """A file for TFLite Micro.
 
-    All data lies inside the flatbuffer, aligned to 16 bytes. Names stay only of inputs, outputs and weights. Weights of
-    4 or 2 bits that a kernel does not take become the same integers in 8 bits.
+    Attributes:
+        content: of the `.tflite` file.
+        packed: layers whose weights became two to a byte.
+        unpacked: layers whose weights were, and are not any more.
+    """
+
+    content: bytes
+    packed: tuple[str, ...]
+    unpacked: tuple[str, ...]
+
+
+def for_micro(model: bytes, pack: bool = True) -> MicroModel:
+    """The model as TFLite Micro can read it, with equal values.
+
+    All data lies inside the flatbuffer, aligned to 16 bytes. Names stay only of inputs, outputs and weights. Weights
+    whose integers fit into 4 bits are stored so where a kernel takes them, others in 8 bits.
 
     Args:
         model: content of a `.tflite` file.
-        unpack: also weights of 4 bits that the kernels take become 8 bits; Vela ends on them.
+        pack: without it, all integer weights are stored in 8 bits; Vela ends on others.
 
     Raises:
         StageError: of stage `compile`: this is no TensorFlow Lite model.
@@ -147,12 +163,16 @@ def for_micro(model: bytes, unpack: bool = False) -> tuple[bytes, tuple[str, ...
             buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
     layers = list(_layers(parsed))
-    changed = _unpack(parsed, [] if unpack else layers)
+    able = _packable(parsed) if pack else set()
+    packed = _pack(parsed, layers, able)
+    unpacked = _unpack(parsed, able)
     _drop_names(parsed, layers)
     parsed.metadata = parsed.metadataBuffer = parsed.description = None
     _empty_unused(parsed)
     named = {id(node.weights): _layer(node) for node in layers}
-    return _written(parsed), tuple(named.get(id(tensor), "a constant") for tensor in changed)
+    return MicroModel(
+        _written(parsed), tuple(packed), tuple(dict.fromkeys(named.get(id(each), "a constant") for each in unpacked))
+    )
 
 
 def _drop_names(model: Any, layers: Sequence[Node]) -> None:
@@ -165,26 +185,60 @@ def _drop_names(model: Any, layers: Sequence[Node]) -> None:
                 tensor.name = None
 
 
-def _unpack(model: Any, layers: Sequence[Node]) -> list[Any]:
-    """Turns constants of few bits into int8, but for those that the kernels of `layers` take; the ones changed."""
-    taken = {id(node.weights) for node in layers if _takes_packed(node)}
-    wide: dict[int, int] = {}
+def _packable(model: Any) -> set[int]:
+    """The weights, by identity, that every kernel which reads them takes in 4 bits."""
+    able: set[int] = set()
+    refused: set[int] = set()
+    for node in _nodes(model):
+        for place, index in enumerate(node.operator.inputs):
+            # -1 stands for an input that is left out.
+            if index >= 0:
+                tensor = id(node.graph.tensors[index])
+                (able if place == 1 and _takes_packed(node) else refused).add(tensor)
+    return able - refused
+
+
+def _pack(model: Any, layers: Sequence[Node], able: set[int]) -> list[str]:
+    """Stores those of the `able` weights that fit two to a byte; the layers."""
+    packed = []
+    for node in layers:
+        tensor = node.weights
+        if _type(tensor) != "INT8" or id(tensor) not in able:
+            continue
+        values = np.asarray(model.buffers[tensor.buffer].data, np.uint8).view(np.int8)
+        if values.min() >= -8 and values.max() <= 7:
+            _give(model, tensor, pack_fours(values), "INT4")
+            packed.append(_layer(node))
+    return packed
+
+
+def _unpack(model: Any, able: set[int]) -> list[Any]:
+    """Stores constants of few bits in 8 bits, but for weights of 4 that are `able`; the ones changed."""
     changed = []
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             bits = FEW_BITS.get(_type(tensor))
-            if bits is None or id(tensor) in taken:
-                continue
-            if tensor.buffer not in wide:
-                values = unpacked(model.buffers[tensor.buffer].data, bits, int(np.prod(tensor.shape)))
-                wide[tensor.buffer] = len(model.buffers)
-                model.buffers.append(_schema().BufferT(data=values.view(np.uint8)))
-            tensor.buffer, tensor.type = wide[tensor.buffer], _schema().TensorType.INT8
-            changed.append(tensor)
+            if bits is not None and not (bits == 4 and id(tensor) in able):
+                values = unpack_bits(model.buffers[tensor.buffer].data, bits, int(np.prod(tensor.shape)))
+                _give(model, tensor, values.view(np.uint8), "INT8")
+                changed.append(tensor)
     return changed
 
 
-def unpacked(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.int8]:
+def _give(model: Any, tensor: Any, data: npt.NDArray[np.uint8], kind: str) -> None:
+    # In a buffer of its own: the old one may be that of other tensors too.
+    tensor.buffer, tensor.type = len(model.buffers), getattr(_schema().TensorType, kind)
+    model.buffers.append(_schema().BufferT(data=data))
+
+
+def pack_fours(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """Integers from -8 to 7 two to a byte, the first in the low half; a last half without one is 0."""
+    halves = np.append(values, np.zeros(values.size % 2, np.int8)).view(np.uint8) & np.uint8(0xF)
+    packed: npt.NDArray[np.uint8] = halves[0::2] | (halves[1::2] << np.uint8(4))
+    return packed
+
+
+def unpack_bits(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.int8]:
     """`count` signed integers of `bits` bits, 4 or 2, that lie in `packed`, the first in a byte's lowest bits."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     values = (packed[:, np.newaxis] >> shifts).reshape(-1)[:count]
@@ -193,13 +247,13 @@ def unpacked(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArra
 
 
 def _takes_packed(node: Node) -> bool:
-    """Whether a kernel of TFLite Micro computes with the weights of this layer as they are packed."""
-    if _type(node.weights) != "INT4":
+    """Whether the kernel of this layer takes weights of 4 bits."""
+    if node.name not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         return False
-    if node.name == "FULLY_CONNECTED":
-        # Its kernel refuses 4 bits with a scale for each output.
-        return len(node.weights.quantization.scale) == 1
-    return node.name in ("CONV_2D", "DEPTHWISE_CONV_2D")
+    if _type(node.graph.tensors[_data_input(node)]) != "INT8":
+        return False
+    # That of matrix products refuses them with a scale for each output.
+    return node.name != "FULLY_CONNECTED" or len(node.weights.quantization.scale) == 1
 
 
 def _empty_unused(model: Any) -> None:

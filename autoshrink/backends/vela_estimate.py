@@ -42,7 +42,8 @@ class Estimate:
     """What Vela says of a model on one processor.
 
     Attributes:
-        figures: `npu_cycles`, `npu_ms`, `npu_coverage` and `npu_sram`; empty when nothing can be placed there.
+        figures: `npu_cycles`, `npu_ms`, `npu_coverage`, `npu_sram` and `npu_flash`; empty when nothing can be placed
+            there.
         notes: what stays on the main processor, or why there are no figures.
     """
 
@@ -55,7 +56,8 @@ def estimate(model: Path, accelerator: str, system: str = "", memory: str = "") 
 
     Cycles and milliseconds are of the neural processor alone, at the clock of the system configuration: operators that
     stay on the main processor are not in them. The coverage is the share of the model's operators that do not stay
-    there. `npu_sram` is what Vela places in SRAM.
+    there. `npu_sram` is what Vela places in SRAM, bytes. `npu_flash` is no estimate: the bytes of the file that Vela
+    makes for the device, in which it has compressed the weights; few values and many zeros make it smaller.
 
     Args:
         model: a `.tflite` file, its weights inside the flatbuffer.
@@ -83,9 +85,10 @@ def estimate(model: Path, accelerator: str, system: str = "", memory: str = "") 
         summaries = list(Path(folder).glob("*_summary_*.csv"))
         if failed or not compiled or not summaries:
             return Estimate({}, (f"{name} gives no estimate of this model: {failed or _last(said)}",))
-        names = operator_names(compiled[0].read_bytes())
+        content = compiled[0].read_bytes()
         with summaries[0].open(newline="") as rows:
             row = next(csv.DictReader(rows))
+    names = operator_names(content)
     left = [operator for operator in names if operator != PLACED]
     if PLACED not in names:
         refused = _REFUSED.search(said)
@@ -98,9 +101,9 @@ def estimate(model: Path, accelerator: str, system: str = "", memory: str = "") 
         "npu_coverage": (100 * (1 - len(left) / len(operator_names(model.read_bytes()))), "%"),
         "npu_sram": (float(row["sram_memory_used"]) * 1024, "bytes"),
     }
-    return Estimate(
-        {key: Figure(value, unit, source, True) for key, (value, unit) in values.items()}, _left(left, said, name)
-    )
+    figures = {key: Figure(value, unit, source, True) for key, (value, unit) in values.items()}
+    figures["npu_flash"] = Figure(len(content), "bytes", source)
+    return Estimate(figures, _left(left, said, name))
 
 
 def _left(left: list[str], said: str, name: str) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ def test_an_operator_without_kernel_is_named(tmp_path: Path) -> None:
 
 def test_a_kernel_that_refuses_is_named_with_its_condition(tmp_path: Path) -> None:
     # Four bits with a scale for each row.
-    with pytest.raises(StageError, match="cannot run FULLY_CONNECTED: .*kTfLiteInt4"):
+    with pytest.raises(StageError, match=r"cannot run FULLY_CONNECTED: .*kTfLiteInt4"):
         arena_bytes(written(tmp_path, tflm_files.dense(WEIGHTS, bits=4, scales=4)))
 
 

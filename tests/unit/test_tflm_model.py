@@ -14,8 +14,9 @@ from autoshrink.backends.tflm_model import (
     ends,
     for_micro,
     operators,
+    pack_fours,
     resolver_calls,
-    unpacked,
+    unpack_bits,
     weight_kernels,
 )
 from autoshrink.backends.tflm_runtime import runtime, schema
@@ -24,6 +25,8 @@ from tests import tflm_files
 
 WEIGHTS = np.array([[1, 2, 3, 4], [-1, -2, -3, -4], [7, 0, -8, 5]], np.int8)
 INPUT = np.array([1, -2, 3, 4], np.int8)
+LARGE = WEIGHTS * np.int8(9)
+"""Integers that take 8 bits."""
 PRODUCTS = [22, -22, 3]
 
 
@@ -51,9 +54,9 @@ def parsed(model: bytes) -> Any:
     ],
     ids=["dense", "dense by row", "dense 4", "dense 4 by row", "dense outside", "conv", "conv 4"],
 )
-@pytest.mark.parametrize("unpack", [False, True])
-def test_computes_what_the_weights_say(model: bytes, unpack: bool) -> None:
-    made, _ = for_micro(model, unpack)
+@pytest.mark.parametrize("pack", [False, True])
+def test_computes_what_the_weights_say(model: bytes, pack: bool) -> None:
+    made = for_micro(model, pack).content
     assert call(made) == PRODUCTS
     saturated = np.array([100, 100, 100, 100], np.int8)
     assert call(made, saturated) == [127, -128, 127]
@@ -64,13 +67,11 @@ def test_weights_behind_the_flatbuffer_come_into_it() -> None:
     assert parsed(outside).buffers[1].data is None
     # The trap: TFLite Micro takes the file, and computes with whatever lies in the arena.
     assert call(outside) != PRODUCTS
-    made, changed = for_micro(outside)
-    assert made == for_micro(tflm_files.dense(WEIGHTS))[0]
-    assert changed == ()
+    assert for_micro(outside) == for_micro(tflm_files.dense(WEIGHTS))
 
 
 def test_data_is_aligned() -> None:
-    made, _ = for_micro(tflm_files.dense(WEIGHTS))
+    made = for_micro(tflm_files.dense(WEIGHTS)).content
     model = schema().Model.GetRootAsModel(made, 0)
     buffers = [model.Buffers(index) for index in range(model.BuffersLength())]
     places = [buffer._tab.Vector(buffer._tab.Offset(4)) for buffer in buffers if buffer.DataLength()]
@@ -79,8 +80,7 @@ def test_data_is_aligned() -> None:
 
 
 def test_only_names_of_ports_and_weights_stay() -> None:
-    original = tflm_files.pointwise(WEIGHTS)
-    made, _ = for_micro(original)
+    made = for_micro(tflm_files.pointwise(LARGE)).content
     model = parsed(made)
     assert [tensor.name for tensor in model.subgraphs[0].tensors] == [
         *(b"image", b"layer.weight", None, b"a long name that nobody reads on the device")
@@ -94,23 +94,42 @@ def test_only_names_of_ports_and_weights_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "unpack", "stored", "changed"),
+    ("model", "pack", "stored", "changed"),
     [
-        (tflm_files.pointwise(WEIGHTS, bits=4), False, "INT4", ()),
-        (tflm_files.pointwise(WEIGHTS, bits=4), True, "INT8", ("layer",)),
-        (tflm_files.dense(WEIGHTS, bits=4), False, "INT4", ()),
-        (tflm_files.dense(WEIGHTS, bits=4, scales=3), False, "INT8", ("layer",)),
+        (tflm_files.pointwise(WEIGHTS), True, "INT4", "packed"),
+        (tflm_files.pointwise(WEIGHTS), False, "INT8", ""),
+        (tflm_files.pointwise(LARGE), True, "INT8", ""),
+        (tflm_files.pointwise(WEIGHTS, bits=4), True, "INT4", ""),
+        (tflm_files.pointwise(WEIGHTS, bits=4), False, "INT8", "unpacked"),
+        (tflm_files.dense(WEIGHTS), True, "INT4", "packed"),
+        (tflm_files.dense(WEIGHTS, scales=3), True, "INT8", ""),
+        (tflm_files.dense(WEIGHTS, bits=4, scales=3), True, "INT8", "unpacked"),
     ],
 )
-def test_four_bits_stay_where_a_kernel_takes_them(
-    model: bytes, unpack: bool, stored: str, changed: tuple[str, ...]
-) -> None:
-    made, found = for_micro(model, unpack)
-    assert weight_kernels(made)[0].weight_type == stored
-    assert found == changed
-    sizes = [0 if buffer.data is None else len(buffer.data) for buffer in parsed(made).buffers]
-    # The packed weights are gone where they were unpacked.
+def test_four_bits_where_a_kernel_takes_them(model: bytes, pack: bool, stored: str, changed: str) -> None:
+    made = for_micro(model, pack)
+    assert weight_kernels(made.content)[0].weight_type == stored
+    assert made.packed == (("layer",) if changed == "packed" else ())
+    assert made.unpacked == (("layer",) if changed == "unpacked" else ())
+    sizes = [0 if buffer.data is None else len(buffer.data) for buffer in parsed(made.content).buffers]
+    # Weights and bias, and nothing of the weights as they were stored before.
     assert sorted(size for size in sizes if size) == ([6, 12] if stored == "INT4" else [12, 12])
+
+
+def test_floats_stay_what_they_are() -> None:
+    made = for_micro(tflm_files.float_dense(WEIGHTS.astype(np.float32)))
+    assert made.packed == made.unpacked == ()
+    assert weight_kernels(made.content) == [WeightKernel("layer", "FULLY_CONNECTED", "FLOAT32", "FLOAT32")]
+    assert call(made.content, INPUT.astype(np.float32)) == PRODUCTS
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_an_odd_number_of_packed_weights(depthwise: bool) -> None:
+    weights = np.array([[1, -8, 7]], np.int8)
+    if depthwise:
+        assert call(for_micro(tflm_files.depthwise(weights[0])).content, np.array([3, 2, -1], np.int8)) == [3, -16, -7]
+    else:
+        assert call(for_micro(tflm_files.pointwise(weights)).content, np.array([3, 2, -1], np.int8)) == [3 - 16 - 7]
 
 
 def test_the_runtime_refuses_what_is_unpacked() -> None:
@@ -119,10 +138,13 @@ def test_the_runtime_refuses_what_is_unpacked() -> None:
 
 
 @pytest.mark.parametrize(("bits", "packed"), [(4, [0x21, 0xF8, 0x07]), (2, [0b10_11_01_00])])
-def test_unpacks_signed_integers_lowest_first(bits: int, packed: list[int]) -> None:
-    found = unpacked(np.array(packed, np.uint8), bits, 5 if bits == 4 else 4)
+def test_signed_integers_lowest_first(bits: int, packed: list[int]) -> None:
+    stored = np.array(packed, np.uint8)
+    found = unpack_bits(stored, bits, 5 if bits == 4 else 4)
     assert found.tolist() == ([1, 2, -8, -1, 7] if bits == 4 else [0, 1, -1, -2])
     assert found.dtype == np.int8
+    if bits == 4:
+        np.testing.assert_array_equal(pack_fours(found), stored)
 
 
 def test_operators_and_their_calls() -> None:
