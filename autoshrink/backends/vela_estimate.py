@@ -6,7 +6,7 @@ import csv
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -92,7 +92,7 @@ def estimate(model: Path, accelerator: str, system: str = "", memory: str = "") 
     left = [operator for operator in names if operator != PLACED]
     if PLACED not in names:
         refused = _REFUSED.search(said)
-        why = f", the first since: {refused[2].strip()}" if refused else ""
+        why = f", the first since: {_plain(refused[2])}" if refused else ""
         return Estimate({}, (f"{name} can place no operator of this model, so there are no figures of it{why}",))
     source = f"{name}, {system}, {memory}"
     values = {
@@ -103,20 +103,26 @@ def estimate(model: Path, accelerator: str, system: str = "", memory: str = "") 
     }
     figures = {key: Figure(value, unit, source, True) for key, (value, unit) in values.items()}
     figures["npu_flash"] = Figure(len(content), "bytes", source)
-    return Estimate(figures, _left(left, said, name))
+    return Estimate(figures, left_note(left, said, name))
 
 
-def _left(left: list[str], said: str, name: str) -> tuple[str, ...]:
-    """A note on each kind of operator that stays on the main processor, with Vela's first reason for it."""
+def left_note(left: Sequence[str], said: str, name: str) -> tuple[str, ...]:
+    """The note on operators that stay on the main processor, each kind with Vela's first reason for it."""
     reasons: dict[str, str] = {}
     for refused in _REFUSED.finditer(said):
-        reasons.setdefault(refused[1], refused[2].strip())
-    kinds = {kind: left.count(kind) for kind in left}
-    return tuple(
-        f"{name} leaves {count} {kind} to the main processor, which is not in its cycles"
-        + (f": {reasons[kind]}" if kind in reasons else "")
-        for kind, count in kinds.items()
-    )
+        reasons.setdefault(refused[1], _plain(refused[2]))
+    kinds = [
+        f"{left.count(kind)} {kind}" + (f" ({reasons[kind]})" if kind in reasons else "")
+        for kind in dict.fromkeys(left)
+    ]
+    if not kinds:
+        return ()
+    return (f"{name} leaves to the main processor, whose time is not in its cycles: {', '.join(kinds)}",)
+
+
+def _plain(reason: str) -> str:
+    """Without the name of a tensor, which the file does not keep."""
+    return " ".join(reason.replace("(<unnamed>)", "").split())
 
 
 def _vela(model: Path, folder: Path, accelerator: str, system: str, memory: str) -> tuple[str, str]:

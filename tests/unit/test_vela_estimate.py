@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoshrink.backends.vela_estimate import ACCELERATORS, SYSTEMS, estimate
+from autoshrink.backends.vela_estimate import ACCELERATORS, SYSTEMS, estimate, left_note
 from autoshrink.errors import StageError
 from tests import tflm_files
 
@@ -48,6 +48,19 @@ def test_what_cannot_be_placed_is_said_and_has_no_figures(tmp_path: Path) -> Non
     assert len(found.notes) == 1
     assert "no figures" in found.notes[0]
     assert "Float32" in found.notes[0]
+
+
+def test_what_stays_is_counted_by_kind_with_the_first_reason() -> None:
+    said = (
+        "Warning (supported operators) operator: MEAN, ofm: '<unnamed>'\n"
+        "Reason: Unsupported depth-reduction.  IFM: 1, 64, 7, 7\nReduction over depth is only supported if h == 1\n\n"
+        "Warning (supported operators) operator: MEAN, ofm: '<unnamed>'\nReason: another\n"
+    )
+    assert left_note(["MEAN", "QUANTIZE", "MEAN"], said, "Vela") == (
+        "Vela leaves to the main processor, whose time is not in its cycles: "
+        "2 MEAN (Unsupported depth-reduction. IFM: 1, 64, 7, 7), 1 QUANTIZE",
+    )
+    assert left_note([], said, "Vela") == ()
 
 
 def test_a_crash_is_a_note(tmp_path: Path) -> None:
