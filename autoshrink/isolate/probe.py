@@ -17,6 +17,7 @@ from autoshrink.target import Target
 
 ASK = """
 import json, sys
+from dataclasses import asdict
 from autoshrink.backends import get_backend
 print(json.dumps(asdict(get_backend(sys.argv[1]).available())))
 """

@@ -112,7 +112,9 @@ class TrialRunner:
         began = time.monotonic()
         example = self.arrays_folder(first_rows(task.val.inputs, target.batch))
         val = self.arrays_folder(task.val.inputs)
-        calibration = self.arrays_folder(task.calibration) if built.settings else None
+        # Outputs that training left without a range get one, so it is there after training too.
+        calibrates = self._backend.form == "program" and recipe.stages
+        calibration = self.arrays_folder(task.calibration) if calibrates else None
         seconds["prepare"] = time.monotonic() - began
         reference = None
         if baseline is not None and baseline.artifact is not None:
