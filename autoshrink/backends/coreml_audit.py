@@ -23,6 +23,10 @@ DEVICE = (
     "compiled, not measured: the device chooses the CPU, GPU or Neural Engine for each operation when it loads the "
     "model (Xcode's performance report shows which)"
 )
+PACKED = (
+    "8-bit activations meet weights in fewer bits, computed in float16: {}; set low_bit_weights of the target to int8 "
+    "for 8-bit arithmetic and a larger file"
+)
 INT8 = "int8 layers: 8-bit arithmetic is in Neural Engines from the A17 Pro and M4 on; others compute in float16"
 
 
@@ -41,6 +45,7 @@ def audit_of(program: Any, stored: Mapping[str, Stored], prepared: Prepared) -> 
     makers = {output.name: operation for operation in operations for output in operation.outputs}
     layers: list[Layer] = []
     forms: dict[str, list[str]] = {}
+    packed: list[str] = []
     for operation in operations:
         weight = _weight(operation, makers)
         if not weight:
@@ -51,8 +56,9 @@ def audit_of(program: Any, stored: Mapping[str, Stored], prepared: Prepared) -> 
         before = sum(layer.name in names for layer in layers)
         name = names[min(before, len(names) - 1)] if names else operation.outputs[0].name
         arithmetic = _arithmetic(operation)
-        if chosen is not None and _on_grid(operation, makers):
+        if chosen is not None and chosen.form != "plain" and _on_grid(operation, makers):
             arithmetic = "int8" if chosen.is_int8 else arithmetic
+            packed += [] if chosen.is_int8 else [name]
         if chosen is not None and chosen.form == "linear" and arithmetic != "int8":
             arithmetic = LOW_BIT_WEIGHTS
         layers.append(Layer(name, operation.type, arithmetic))
@@ -63,6 +69,7 @@ def audit_of(program: Any, stored: Mapping[str, Stored], prepared: Prepared) -> 
     notes += [f"weights stored as {words}: {_listed(names)}" for words, names in forms.items()]
     notes += [SINGLE] if any(layer.precision == "fp32" for layer in layers) else []
     notes += [INT8] if any(layer.precision == "int8" for layer in layers) else []
+    notes += [PACKED.format(_listed(packed))] if packed else []
     notes += dict.fromkeys(prepared.notes)
     return Audit(tuple(layers), sum(each.type in CONVERSIONS for each in run), len(run), tuple(notes))
 

@@ -92,7 +92,8 @@ class Prepared:
     def __init__(self, source: Source) -> None:
         self.program = read_program(source.model)
         self.system = int(source.options.get("minimum_ios", BLOCKWISE))
-        self.notes: list[str] = []
+        self._notes: list[str] = []
+        self._wider: dict[tuple[int, int], list[str]] = {}
         self._source = source
         # Those of a quantize stage hold lists and a grid beside plain values.
         self._settings: Mapping[str, Any] = source.settings
@@ -115,6 +116,15 @@ class Prepared:
     def width(self) -> int:
         """Bytes of a float in the program: the arithmetic is float32 where that is asked for, else float16."""
         return 4 if self._source.precision == "fp32" else 2
+
+    @property
+    def notes(self) -> list[str]:
+        """Where the program does other than the recipe says; complete once every weight was chosen."""
+        wider = [
+            f"{asked}-bit weights lie in {has} bits: {', '.join(layers)}"
+            for (asked, has), layers in sorted(self._wider.items())
+        ]
+        return [*wider, *self._notes]
 
     def layers_of(self, constant: str) -> tuple[str, ...]:
         """Names of the layers that read the constant of this name; none when it is of no layer's weight."""
@@ -153,7 +163,7 @@ class Prepared:
         packed = self._packs and (grid.bits < 8 or few.form == "palette" or few.mask is not None)
         stored = store_integers(codes, scale, None, self.width, self.system, packed)
         if grid.bits < 8 and stored.bits > grid.bits:
-            self.notes.append(f"{grid.bits}-bit weights of {', '.join(weight.layers)} lie in {stored.bits} bits")
+            self._wider.setdefault((grid.bits, stored.bits), []).extend(weight.layers)
         return stored
 
     def _rounded(self, weight: LayerWeight, bits: int) -> Stored:
@@ -169,7 +179,7 @@ class Prepared:
             rounded = gptq(rows, bits, at_once, gram)
         else:
             if rounding == "gptq":
-                self.notes.append(f"{', '.join(weight.layers)}: rounded to nearest, gptq is for plain layers")
+                self._notes.append(f"{', '.join(weight.layers)}: rounded to nearest, gptq is for plain layers")
             rounded = (hqq if rounding == "hqq" else nearest)(rows, bits, at_once)
         shape = (len(values), inputs // block, *[1] * (values.ndim - 2))
         codes = rounded.codes.reshape(values.shape)
@@ -220,7 +230,7 @@ class Prepared:
                 low, high = grid.range
                 value = module.graph.call_function(aten.clamp.default, (value, low, high))
                 note = f"activations of {grid.bits} bits are clipped by an operation of their own and lie in 8 bits"
-                self.notes += [] if note in self.notes else [note]
+                self._notes += [] if note in self._notes else [note]
             at = (grid.scale[0], grid.zero_point[0], least, most, dtype)
             integers = module.graph.call_function(ops.quantize_per_tensor.default, (value, *at))
             back = module.graph.call_function(ops.dequantize_per_tensor.default, (integers, *at))

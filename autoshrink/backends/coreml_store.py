@@ -79,11 +79,9 @@ def _build(builder: Any, stored: Stored, dtype: np.dtype[Any], before: Any, name
     if stored.mask is not None:
         return _sparse(builder, stored, scale, dtype, at, name)
     if stored.form == "linear":
-        signed = stored.data.dtype == np.int8
-        kind = _integer(stored.bits, signed)
-        more: dict[str, Any] = {} if stored.offset is None else {"offset": stored.offset.astype(kind)}
+        kind = _integer(stored.bits, stored.data.dtype == np.int8)
         return builder.constexpr_blockwise_shift_scale(
-            data=stored.data.astype(kind), scale=scale, name=name, **more, **at
+            data=stored.data.astype(kind), scale=scale, name=name, **_offset(stored, kind), **at
         )
     indices, table = stored.data.astype(_integer(stored.bits, False)), _table(stored, dtype)
     if scale is None:
@@ -110,11 +108,13 @@ def _sparse(
             **at,
         )
     else:
+        kind = _integer(stored.bits, stored.data.dtype == np.int8)
         kept, looked_up = builder.constexpr_sparse_blockwise_shift_scale(
             data_mask=mask,
-            nonzero_data=values.astype(_integer(stored.bits, True)),
+            nonzero_data=values.astype(kind),
             scale=scale,
             name=f"{name}_sparse",
+            **_offset(stored, kind),
             **at,
         )
     return builder.constexpr_sparse_to_dense(nonzero_data=looked_up, mask=kept, name=name, **at)
@@ -158,6 +158,10 @@ def packed_bits(values: Array, bits: int) -> Array:
     """Unsigned values one after the other in `bits` each, the least significant bit first: uint8 [bytes]."""
     fields = np.unpackbits(values.astype(np.uint8).reshape(-1, 1), axis=1, bitorder="little")[:, :bits]
     return np.packbits(fields.reshape(-1), bitorder="little")
+
+
+def _offset(stored: Stored, kind: Any) -> dict[str, Any]:
+    return {} if stored.offset is None else {"offset": stored.offset.astype(kind)}
 
 
 def _table(stored: Stored, dtype: np.dtype[Any]) -> Array:

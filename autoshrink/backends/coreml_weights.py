@@ -138,7 +138,7 @@ def store_integers(
         candidates.append(replace(linear, bits=4))
     if offset is None:
         candidates += _palettes(codes.astype(np.float32), system, scale)
-        candidates += _sparse(candidates, system)
+    candidates += _sparse(candidates, system)
     return _smallest(candidates, width)
 
 
@@ -174,7 +174,7 @@ def _sparse(dense: list[Stored], system: int) -> list[Stored]:
         # Nothing is stored of a weight of zeros alone, and an empty array is no array.
         if kept.all() or not kept.any():
             continue
-        if stored.form == "plain" or (stored.form == "linear" and stored.offset is None):
+        if stored.form in ("plain", "linear"):
             found.append(replace(stored, mask=kept))
         elif stored.form == "palette" and stored.scale is None and system >= BLOCKWISE and stored.table is not None:
             # Of the values that are left: 16 of them beside the zero fit into 4 bits.
