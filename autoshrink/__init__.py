@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Loaded when first used: `import autoshrink` itself costs milliseconds.
 _PUBLIC = {
-    "Limits": "autoshrink.types",
+    "Limits": "autoshrink.target",
     "Split": "autoshrink.task",
     "Study": "autoshrink.api",
     "Task": "autoshrink.task",

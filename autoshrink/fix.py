@@ -55,9 +55,8 @@ def fixes(target: Target) -> list[Fix]:
     if lacks_packages:
         command = [str(python), "-m", "pip", "install", *_wanted(target, backend)]
         steps.append(Fix(" ".join(command), lambda: _run(command)))
-    install = getattr(backend, "install", None)
-    if install is not None and state != "ready":
-        steps.append(Fix(f"installs the runtime of {backend.name}", lambda: _install(target, install)))
+    if backend.installs and state != "ready":
+        steps.append(Fix(f"installs {backend.installs}", lambda: _install(target, backend)))
     return steps
 
 
@@ -91,8 +90,8 @@ def _run(command: list[str]) -> None:
         raise AutoshrinkError(f"`{' '.join(command)}` ended with code {done.returncode}; its last lines say why")
 
 
-def _install(target: Target, install: Callable[[], object]) -> None:
+def _install(target: Target, backend: Backend) -> None:
     try:
-        install()
+        backend.install()
     except Exception as error:
-        raise AutoshrinkError(f"{target.name}: its runtime could not be installed: {error}") from error
+        raise AutoshrinkError(f"{target.name}: {backend.installs} could not be installed: {error}") from error

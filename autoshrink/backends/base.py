@@ -131,6 +131,8 @@ class Backend(ABC):
     """What it compiles: an ONNX file, or a traced torch program."""
     apart: ClassVar[bool] = False
     """Whether it compiles with packages that must not be in the process that is timed: then in a child of its own."""
+    installs: ClassVar[str] = ""
+    """What the runtime needs and pip does not bring; empty when it brings all."""
     reserves_address_space: ClassVar[bool] = False
     """Whether it maps far more memory than it uses, so that a limit on the address space would end it at once."""
     options: ClassVar[Mapping[str, Option]] = {}
@@ -176,6 +178,13 @@ class Backend(ABC):
 
         Raises:
             StageError: of stage `load`, naming the file: damaged, or not for this runtime.
+        """
+
+    def install(self) -> None:  # noqa: B027 - pip brings all that most need
+        """Installs what `installs` names. Called by `doctor --fix` when the backend is not ready.
+
+        Raises:
+            AutoshrinkError: it cannot be had, with the reason.
         """
 
     def close(self) -> None:  # noqa: B027 - most have nothing to end

@@ -69,6 +69,7 @@ class Browser(Backend):
     name = "browser"
     packages = ("playwright",)
     extra = "browser"
+    installs = f"{PACKAGE} {VERSION}"
     reserves_address_space = True
     options: ClassVar[Mapping[str, Option]] = {
         "browser": Option(None, "", "the Chromium to use: a path or a command; the first that is found when empty")
@@ -82,9 +83,9 @@ class Browser(Backend):
             return Availability("unavailable", NO_BROWSER, BROWSER_FIX)
         return Availability("ready")
 
-    def install(self) -> Path:
+    def install(self) -> None:
         """Gets the pinned runtime into the user's cache; see `browser_runtime.install`."""
-        return browser_runtime.install()
+        browser_runtime.install()
 
     def capabilities(self) -> frozenset[str]:
         """Nothing: a page is not told what the processor has. That one starts at all is seen here.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 APPLE = "darwin"
 UNITS = ("all", "cpu_only", "cpu_and_ne", "cpu_and_gpu")
-NOT_HERE = "Core ML runs on Apple devices only: compiled, not measured"
+NOT_HERE = "Core ML runs on Apple devices only"
 ON_A_MAC = (
     "run the same study on a Mac with `pip install 'autoshrink[coreml]'`, or open model.mlpackage in Xcode and take "
     "its performance report on the phone"

@@ -20,8 +20,8 @@ NOT_RUN = ("const",)
 CONSTANT = "constexpr_"
 SINGLE = "float32 arithmetic runs on the CPU and the GPU; the Neural Engine has float16 and int8 only"
 DEVICE = (
-    "compiled, not measured: the device chooses the CPU, GPU or Neural Engine for each operation when it loads the "
-    "model (Xcode's performance report shows which)"
+    "the device chooses the CPU, GPU or Neural Engine for each operation when it loads the model; Xcode's performance "
+    "report shows which"
 )
 PACKED = (
     "8-bit activations meet weights in fewer bits, computed in float16: {}; set low_bit_weights of the target to int8 "

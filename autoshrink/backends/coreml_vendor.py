@@ -19,7 +19,7 @@ UNUSED = (
 
 
 def vendor(converts: bool = True) -> Any:
-    """The module coremltools.
+    """The module coremltools. The first call of a process decides what it takes along.
 
     Args:
         converts: torch models, so that torch is imported as well; it must not be beside what is timed.

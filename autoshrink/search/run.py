@@ -126,7 +126,7 @@ def _run(folder: StudyFolder, task: Task, display: Display, cache: StageCache) -
             continue
         record = run(lane, suggestion.recipe)
         lane.sampler.tell(suggestion, record)
-        if _is_shared(record):
+        if _is_shared(record, lane):
             for other in lanes:
                 if other is not lane:
                     other.sampler.enqueue(suggestion.recipe)
@@ -152,10 +152,12 @@ def _next(lanes: list[_Lane], waiting: list[_Lane]) -> _Lane:
     return next(lane for lane in order if lane in waiting and len(lane.records) == fewest)
 
 
-def _is_shared(record: TrialRecord) -> bool:
-    """Whether other targets should try this recipe too, since its training, the dear part, is done."""
+def _is_shared(record: TrialRecord, lane: _Lane) -> bool:
+    """Whether other targets should try this recipe too: its training, the dear part, is done; or it is worth it."""
+    if record.outcome not in (Outcome.COMPLETE, Outcome.INFEASIBLE, Outcome.COMPILED):
+        return False
     trained = any(get_technique(stage.technique).trains for stage in record.recipe.stages)
-    return trained and record.outcome in (Outcome.COMPLETE, Outcome.INFEASIBLE, Outcome.COMPILED)
+    return trained or any(member.number == record.number for member in front(lane.records))
 
 
 def _finalists(records: list[TrialRecord]) -> list[TrialRecord]:

@@ -204,7 +204,8 @@ class TrialRunner:
         ]
         if not over:
             return record
-        return replace(record, outcome=Outcome.INFEASIBLE, reason="; ".join(self._over(record, name) for name in over))
+        reasons = [*([record.reason] if record.reason else []), *(self._over(record, name) for name in over)]
+        return replace(record, outcome=Outcome.INFEASIBLE, reason="; ".join(reasons))
 
     def _over(self, record: TrialRecord, limit: str) -> str:
         limits = self._target.limits

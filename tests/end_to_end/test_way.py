@@ -160,12 +160,10 @@ def test_the_same_from_python(searched: Workplace, monkeypatch: pytest.MonkeyPat
 
 
 def test_listing_commands(searched: Workplace) -> None:
-    doctor = searched.ok("doctor")
-    assert {found["target"]: found["state"] for found in doctor["targets"]} == {
-        "onnxruntime-cpu": "ready",
-        "openvino-cpu": "ready",
-    }
-    assert [target["name"] for target in searched.ok("targets")["targets"]] == ["onnxruntime-cpu", "openvino-cpu"]
+    states = {found["target"]: found["state"] for found in searched.ok("doctor")["targets"]}
+    assert states["onnxruntime-cpu"] == states["openvino-cpu"] == "ready"
+    assert set(states.values()) <= {"ready", "untimed", "compile-only", "unavailable"}
+    assert [target["name"] for target in searched.ok("targets")["targets"]] == sorted(states)
     spaces = {space["name"]: space["recipes"] for space in searched.ok("spaces")["spaces"]}
     # No figure for a space of too many recipes to list: the table says "over 20,000".
     assert spaces.pop("full") is None

@@ -69,6 +69,8 @@ class FakeInstallable(FakeState):
     extra = "fake"
     installed: ClassVar[list[str]] = []
 
+    installs = "the runtime of FakeInstallable"
+
     def install(self) -> None:
         self.installed.append("runtime")
 
