@@ -20,7 +20,7 @@ import numpy as np
 from autoshrink.backends.base import NO_OPTIONS, Array, Arrays, Availability, Backend, Compiled, Session, Source
 from autoshrink.backends.executorch_profile import audit_of, kernels_of
 from autoshrink.backends.ports import Port, in_order
-from autoshrink.errors import StageError
+from autoshrink.errors import AutoshrinkError, StageError
 from autoshrink.target import Target
 from autoshrink.types import Audit, Recipe, Settings
 
@@ -74,13 +74,20 @@ class ExecuTorch(Backend):
             warnings.simplefilter("ignore")
             try:
                 from autoshrink.backends.executorch_lowering import lower
-            except ImportError as error:
-                raise StageError("compile", f"ExecuTorch cannot be imported: {error}; it must be {NEEDED}") from error
-            lowered = lower(source)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / ARTIFACT[0]).write_bytes(lowered.content)
-            (folder / ARTIFACT[1]).write_text(json.dumps(_described(lowered), separators=(",", ":")))
+
+                lowered = lower(source)
+            except AutoshrinkError:
+                raise
+            except Exception as error:
+                why = f"{type(error).__name__}: {_first_line(error)}"
+                raise StageError("compile", f"ExecuTorch ({NEEDED}) cannot take {source.model.name}: {why}") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ARTIFACT[0]).write_bytes(lowered.content)
+        (folder / ARTIFACT[1]).write_text(json.dumps(_described(lowered), separators=(",", ":")))
+        try:
             audit = self.load(folder, ARTIFACT, source.precision, 1).audit()
+        except StageError as error:
+            raise StageError("compile", f"the runtime cannot run what was lowered: {error.reason}") from error
         return Compiled(ARTIFACT, replace(audit, notes=(*lowered.notes, *audit.notes)))
 
     def load(

@@ -11,7 +11,7 @@ from torch import fx
 
 from autoshrink.backends.base import Source
 from autoshrink.backends.executorch_float16 import store_half
-from autoshrink.backends.executorch_graph import add_constant, for_xnnpack, layer_of, qd, traced_again
+from autoshrink.backends.executorch_graph import add_constant, aten, for_xnnpack, layer_of, qd, traced_again
 from autoshrink.backends.executorch_linear4 import quantize_linear4
 from autoshrink.backends.executorch_quantize import quantize_dynamic, quantize_static, weight_of
 from autoshrink.backends.executorch_trained import match_kernels
@@ -26,6 +26,7 @@ WEIGHT_ARGUMENTS = {
     "aten.addmm.default": 2,
     "aten.mm.default": 1,
 }
+THREE_DIMENSIONS = (aten.conv3d.default, aten.conv_transpose3d.input)
 QUANTIZED = ("quantized_decomposed", "torchao")
 """Namespaces of operators for which the runtime has no kernels of its own."""
 
@@ -83,8 +84,15 @@ def _quantized(program: Program, source: Source) -> tuple[fx.GraphModule, tuple[
     module = for_xnnpack(standard_program(program) if trained else program)
     names = [name for name, _ in weight_layers(module)]
     notes: tuple[str, ...] = ()
+    too_many = [name for name, node in weight_layers(module) if node.target in THREE_DIMENSIONS]
+    if too_many:
+        raise StageError(
+            "compile",
+            f"layer {too_many[0]!r} is a convolution over 3 dimensions, for which neither XNNPACK nor ExecuTorch's "
+            "portable kernels have one; take another target",
+        )
     if trained:
-        notes = match_kernels(module)
+        notes = (*match_kernels(module), *_silently_left(module, set()))
     elif source.precision == "int8_static":
         module = quantize_static(module, program, source)
         kept = set(ends(names, str(source.settings.get("keep_float", "none"))))
@@ -108,7 +116,7 @@ def _silently_left(module: fx.GraphModule, kept: set[str]) -> tuple[str, ...]:
     """Names the layers that no quantizer touched, other than those that were to stay float."""
     integer = {name for name, _ in _integer_layers(module)}
     left = [name for name, _ in weight_layers(module) if name not in integer | kept]
-    return (f"stay float, not quantized for XNNPACK: {', '.join(left)}",) if left else ()
+    return (f"stay float, not quantized: {', '.join(left)}",) if left else ()
 
 
 def _integer_layers(module: fx.GraphModule) -> Iterator[tuple[str, Node]]:
@@ -134,10 +142,7 @@ def _edge(module: fx.GraphModule, example: tuple[torch.Tensor, ...]) -> Any:
 
     with quiet_exporter():
         exported = torch.export.export(module, example, strict=False)
-    try:
-        return to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
-    except Exception as error:
-        raise StageError("compile", f"ExecuTorch cannot lower the program: {_reason(error)}") from error
+    return to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
 
 
 def _written(edge: Any) -> bytes:
@@ -146,10 +151,7 @@ def _written(edge: Any) -> bytes:
 
     # An input in planned memory would be overwritten by what is computed, and have to be copied in for every call.
     config = ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
-    try:
-        return bytes(edge.to_executorch(config).buffer)
-    except Exception as error:
-        raise StageError("compile", f"ExecuTorch cannot write the program: {_reason(error)}") from error
+    return bytes(edge.to_executorch(config).buffer)
 
 
 def _outer(edge: Any) -> Iterator[Node]:
@@ -218,8 +220,3 @@ def _name(node: Node) -> str:
         return ""
     operator = getattr(node.target, "_op", node.target)
     return str(operator)
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

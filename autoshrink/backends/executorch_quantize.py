@@ -75,8 +75,12 @@ def quantize_static(module: fx.GraphModule, program: Program, source: Source) ->
         excluded |= unbounded
     with _quiet():
         converted: fx.GraphModule = convert_pt2e(prepared)
-    for (_, node), name in zip(list(weight_layers(converted)), names, strict=True):
+    weights = [node.args[1] for _, node in weight_layers(module)]
+    for (_, node), name, weight in zip(list(weight_layers(converted)), names, weights, strict=True):
         _name_integers(converted, node, name)
+        if node.target in TRANSPOSED and node.args[1].op == "call_function" and grid.per_channel:
+            # Output channels are its second dimension, which the quantizer does not know.
+            put_integers(converted, node, name, *to_integers(tensor_of(module, weight), axis=1), 1, -127, 127)
     return converted
 
 
