@@ -196,19 +196,28 @@ def _own_folder() -> tuple[Path, int]:
 
     A process that is killed leaves its folder behind: the next one removes it.
     """
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    place = _place()
+    for folder in place.glob(f"{PREFIX}*"):
         with suppress(OSError):
             lock = _locked(folder)
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     return folder, _locked(folder)
 
 
+def _place() -> Path:
+    """The folder for temporary files, or one with a shorter path where that of the browser's socket would be too long.
+
+    It then does not start.
+    """
+    usual, short = Path(tempfile.gettempdir()), Path("/tmp")  # noqa: S108 - a folder of random name is made in it
+    return short if len(str(usual)) + len(PREFIX) + 9 > LONGEST_PATH and short.is_dir() else usual
+
+
 def _environment(folder: Path) -> dict[str, str | float | bool]:
-    """Has the browser write its temporary files into `folder`, unless that makes the path of its socket too long."""
-    own = {"TMPDIR": str(folder)} if len(str(folder)) <= LONGEST_PATH else {}
-    return {**os.environ, **own}
+    """Has the browser write its temporary files into `folder`."""
+    return {**os.environ, "TMPDIR": str(folder)}
 
 
 def _locked(folder: Path) -> int:

@@ -17,7 +17,7 @@ from autoshrink.backends.onnxruntime import OnnxRuntime
 from autoshrink.backends.openvino import OpenVino, OpenVinoSession
 from autoshrink.errors import StageError
 from autoshrink.onnx_packing import pack_weights
-from autoshrink.package import runner
+from autoshrink.package.runners.openvino import load as load_packaged
 from tests import onnx_files
 from tests.contracts.backend_contract import OnnxContract, OnnxFile
 
@@ -105,7 +105,12 @@ class TestOpenVino(OnnxContract):
         audits = [session.audit() for session in sessions]
         assert audits[0] == audits[1]
         assert [layer.precision for layer in audits[1].layers] == [precision.removesuffix("_static")]
-        run = runner.LOADERS["openvino"](tmp_path / "artifact" / "model.onnx", precision, 1, ["y"])
+        manifest = {
+            "runtime": {"precision": precision, "artifact": ["model.onnx"]},
+            "signature": {"outputs": [{"name": "y"}]},
+            "target": {"threads": 1},
+        }
+        run = load_packaged(tmp_path / "artifact", manifest)
         np.testing.assert_array_equal(run(x)[0], sessions[0].run(x)["y"])
 
     def test_a_damaged_packed_file_is_refused(self, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -162,7 +163,9 @@ class TestBrowser(OnnxContract):
                 time.sleep(0.5)
                 raise GivenUp
 
-        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        # Of the browser's own folder, whose path must be short.
+        place = Path(tempfile.mkdtemp(dir="/tmp"))
+        monkeypatch.setenv("TMPDIR", str(place))
         _save_endless(tmp_path / "endless.onnx")
         (tmp_path / "val").mkdir()
         np.save(tmp_path / "val" / "x.npy", np.ones(1, np.float32))
@@ -173,8 +176,9 @@ class TestBrowser(OnnxContract):
         )
         with pytest.raises(GivenUp):
             run_job(job, tmp_path / "work", give_up)
-        assert list(tmp_path.glob(f"{browser_driver.PREFIX}*"))
-        _wait_for(lambda: not _processes(str(tmp_path / browser_driver.PREFIX)))
+        assert list(place.glob(f"{browser_driver.PREFIX}*"))
+        _wait_for(lambda: not _processes(str(place / browser_driver.PREFIX)))
+        shutil.rmtree(place)
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

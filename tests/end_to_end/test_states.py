@@ -40,7 +40,7 @@ def test_an_untimed_target_has_accuracy_and_no_latency(place: Workplace) -> None
 def test_a_limit_on_a_figure_is_kept(place: Workplace) -> None:
     baseline, *records = search(place, "FakeUntimed", extra="\nlimits: {figures: {arena: 60000}}\n")
     assert baseline["outcome"] == "infeasible"
-    assert baseline["reason"].startswith("estimated arena of ")
+    assert "; estimated arena of " in baseline["reason"]
     outcomes = {size(record) <= 60000: record["outcome"] for record in (baseline, *records)}
     assert outcomes == {False: "infeasible", True: "complete"}
 
