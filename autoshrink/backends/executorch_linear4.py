@@ -15,7 +15,8 @@ from autoshrink.backends.executorch_graph import add_constant, aten, tensor_of
 from autoshrink.program import WRAPPER, Node, weight_layers
 
 LOW, HIGH = -8, 7
-CANDIDATES = 20
+SHARES = (*(0.7 + 0.025 * step for step in range(17)), LOW / -HIGH)
+"""Of the step that puts a block's largest magnitude at -8; the last one puts it at 7."""
 LEAST_STEP = 2.0**-100
 
 
@@ -44,7 +45,7 @@ def rounded4(weight: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tens
     largest = blocks.abs().amax(-1)
     best_error = torch.full_like(largest, torch.inf)
     best = largest
-    for share in torch.linspace(0.7, 1.15, CANDIDATES).tolist():
+    for share in SHARES:
         step = (largest * share / -LOW).clamp_min(LEAST_STEP).to(torch.bfloat16).float()
         error = ((blocks / step[..., None]).round().clamp(LOW, HIGH) * step[..., None] - blocks).square().sum(-1)
         better = error < best_error
