@@ -33,7 +33,7 @@ from autoshrink.records import SCHEMA, StudyFolder, write_json
 from autoshrink.search.trial import TrialRunner, first_rows
 from autoshrink.search.words import human_bytes
 from autoshrink.target import Target
-from autoshrink.task import Task
+from autoshrink.task import Split, Task
 from autoshrink.tasks.loading import load_task
 from autoshrink.types import Artifact, TrialRecord
 
@@ -151,11 +151,11 @@ class _Bench:
 
 def _fewer(task: Task, rows: int) -> Task:
     """The task with so many samples of val and test, evenly from each."""
-    splits = {
-        name: split.rows(np.linspace(0, len(split) - 1, min(rows, len(split))).astype(np.int64))
-        for name, split in (("val", task.val), ("test", task.test))
-    }
-    return replace(task, **splits)
+
+    def some(split: Split) -> Split:
+        return split.rows(np.linspace(0, len(split) - 1, min(rows, len(split))).astype(np.int64))
+
+    return replace(task, val=some(task.val), test=some(task.test))
 
 
 def _line(row: Row) -> str:
