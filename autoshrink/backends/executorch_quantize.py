@@ -127,8 +127,8 @@ def _may_be_dynamic(node: Node) -> bool:
         return False
     if node.target == LINEAR:
         return True
-    from executorch.backends.xnnpack.utils.utils import is_depthwise_conv
-
+    with _quiet():
+        from executorch.backends.xnnpack.utils.utils import is_depthwise_conv
     groups = node.args[6] if len(node.args) > 6 else 1
     return node.target == aten.conv2d.default and not is_depthwise_conv(weight.meta["val"].shape, groups)
 
@@ -141,7 +141,8 @@ def _grid(settings: Settings) -> _Grid:
 
 
 def _prepared(module: fx.GraphModule, grid: _Grid, excluded: Collection[str]) -> fx.GraphModule:
-    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
+    with _quiet():
+        from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
 
     def wanted(node: Node) -> bool:
         return node.name not in excluded and (
@@ -278,6 +279,7 @@ class ChannelObserver(PerChannelMinMaxObserver):  # type: ignore[misc] # torchao
 
 @contextmanager
 def _quiet() -> Iterator[None]:
+    """Without the warnings of packages about what their next versions will change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
