@@ -15,7 +15,8 @@ test: .venv/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	AUTOSHRINK_TENSORRT_BINDINGS=$(CURDIR)/.venv/tensorrt/10:$(CURDIR)/.venv/tensorrt/11 $(BIN)/python -m pytest
+	AUTOSHRINK_TENSORRT_BINDINGS=$(CURDIR)/.venv/tensorrt/10:$(CURDIR)/.venv/tensorrt/11 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
 bench: .venv/test
 	$(BIN)/python -m autoshrink.bench.noise --out results/measuring-noise.json
