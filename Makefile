@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 DEMO := search fashion-mini --target onnxruntime-cpu --target openvino-cpu --space standard --trials 24 --seed 0 --study demo
 
-.PHONY: demo test bench bench-techniques clean
+.PHONY: demo test bench bench-techniques bench-targets clean
 
 demo: .venv/demo
 	@if [ -f results/demo/study.json ]; then $(BIN)/autoshrink resume demo; else $(BIN)/autoshrink $(DEMO); fi
@@ -26,6 +26,11 @@ bench: .venv/test
 # Trains and measures every technique on two models: some two hours on two cores.
 bench-techniques: .venv/test
 	$(BIN)/python -m autoshrink.bench.techniques --out results/techniques.json
+
+# Compiles and measures two models for every target: some twenty minutes, and the training of the 4-bit CNN the first time.
+bench-targets: .venv/test
+	$(BIN)/autoshrink doctor --fix browser-wasm --yes
+	$(BIN)/python -m autoshrink.bench.targets --out results/targets.json
 
 .venv/demo: pyproject.toml constraints.txt
 	@echo "installing into .venv (some minutes, about 2 GB)"
