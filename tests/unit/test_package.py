@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,14 +21,6 @@ from autoshrink.types import Artifact, TrialRecord
 from tests.package_study import ROWS, a_task, artifact, edit, failures, make_study, relist
 
 Made = tuple[StudyFolder, TrialRecord, Path]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Locks of these tests alone, so that a search on this machine does not hold them up."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTOSHRINK_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

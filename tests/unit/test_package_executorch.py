@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +42,6 @@ fun main(arguments: Array<String>) {
     }
 }
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Locks of these tests alone, so that a search on this machine does not hold them up."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTOSHRINK_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +25,6 @@ pytest.importorskip("tflite_micro", reason="TFLite Micro is not installed: pip i
 ROOT = Path(__file__).parents[2]
 FAKE_TFLM = ROOT / "tests/fakes/FakeTfliteMicro"
 needs_gcc = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler on the PATH: apt-get install g++")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Locks of these tests alone, so that a search on this machine does not hold them up."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTOSHRINK_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,6 @@ from tests.package_study import ROWS, a_task, edit, failures, float_task, latenc
 from tests.package_worlds import run
 
 Made = tuple[StudyFolder, TrialRecord, Path]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Locks of these tests alone, so that a search on this machine does not hold them up."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTOSHRINK_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

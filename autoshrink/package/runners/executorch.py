@@ -26,10 +26,15 @@ def load(folder: Path, manifest: Mapping[str, Any]) -> Callable[[Mapping[str, Ar
     program = runtime._load_program(str(folder / manifest["runtime"]["artifact"][0]))
     method = program.load_method("forward")
 
+    def tensor(values: Array) -> Any:
+        # Viewed anew, for the runtime goes by the strides, and those of dimensions of size 1 may be any.
+        array = np.array(values, order="C")
+        return torch.from_numpy(array.reshape(-1)).view(array.shape)
+
     def run(inputs: Mapping[str, Array]) -> list[Array]:
         # The program must outlive its method.
         _ = program
-        results = method.call([torch.from_numpy(np.array(inputs[name])) for name in names])
+        results = method.call([tensor(inputs[name]) for name in names])
         return [np.array(value.numpy()) for value in results]
 
     return run
