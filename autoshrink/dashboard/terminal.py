@@ -45,14 +45,9 @@ def front_table(study: StudyFolder, target: str) -> Table:
     # In a narrow terminal a cell breaks between its figures, never within one.
     for name, width in ((view.metric.name, 8), (speed, 8), ("size", 7), ("int8", 5)):
         table.add_column(name, justify="right", min_width=width, overflow="fold")
-    has_figures = any(record.figures for record in rest)
-    if has_figures:
-        table.add_column("figures", min_width=12, overflow="fold")
     ties = latency_ties(rest) if members else set()
     for record in ([baseline] if baseline else []) + rest:
-        cells = list(_cells(record, view, record.number in ties, with_reason=not members))
-        if has_figures:
-            cells.append(_figures(record))
+        cells = _cells(record, view, record.number in ties, with_reason=not members)
         table.add_row(*cells, style="dim" if record is baseline else "")
     return table
 
@@ -111,10 +106,6 @@ def _two_lines(value: str, below: str, style: str = "dim") -> Text:
     return Text.assemble((value, "dim" if value in (NOT_MEASURED, "-") else ""), "\n" if below else "", (below, style))
 
 
-def _figures(record: TrialRecord) -> Text:
-    return Text("\n".join(f"{name} {human_figure(figure)}" for name, figure in record.figures.items()))
-
-
 def _count(view: TargetView) -> str:
     trials = counted(len(view.records), "trial")
     if not view.members:
@@ -145,6 +136,12 @@ def _caption(view: TargetView) -> Text:
         lines.append(view.why_not_measured)
     if view.was_compiled:
         lines.append(_what_is_listed(view))
+    shown = [*([view.baseline] if view.baseline else []), *(view.members or view.records)]
+    for record in dict(zip((record.number for record in shown), shown, strict=True)).values():
+        if record.figures:
+            # Below the table: a target may have more of them than a terminal has columns.
+            found = ", ".join(f"{name} {human_figure(figure)}" for name, figure in record.figures.items())
+            lines.append(f"trial {record.number}: {found}")
     for note, numbers in view.notes.items():
         lines.append(f"trial {', '.join(map(str, numbers))}: {note}")
     if view.baseline is None:
