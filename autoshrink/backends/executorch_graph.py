@@ -48,6 +48,8 @@ def for_xnnpack(program: Program) -> fx.GraphModule:
         aten.mean.dim: _keep_dimensions,
         aten.clamp.default: _as_rectifier,
         aten.clamp_.default: _as_rectifier,
+        aten.relu6.default: _as_rectifier,
+        aten.relu6_.default: _as_rectifier,
         aten.scaled_dot_product_attention.default: _as_products,
         aten.select.int: _as_slice,
         aten.unbind.int: _as_slices,
@@ -193,7 +195,7 @@ def _keep_dimensions(module: fx.GraphModule, node: Node) -> None:
 
 
 def _as_rectifier(module: fx.GraphModule, node: Node) -> None:
-    low, high = (*node.args[1:], None, None)[:2]
+    low, high = (0.0, 6.0) if "relu6" in str(node.target) else (*node.args[1:], None, None)[:2]
     low, high = node.kwargs.get("min", low), node.kwargs.get("max", high)
     with module.graph.inserting_before(node):
         if low == 0 and high is None:

@@ -42,6 +42,9 @@ OPERATORS = {
     aten.adaptive_avg_pool2d.default: {"AveragePool", "GlobalAveragePool"},
 }
 """What a profile's `operators` call them."""
+CLAMPS = (aten.hardtanh.default, aten.hardtanh_.default)
+CLAMPED = (aten.conv1d.default, aten.conv2d.default, LINEAR)
+"""Layers whose kernels clamp what they compute."""
 LEAST_SHARE = 2.0**-12
 """Of the largest channel's step, the least step of a channel: with far smaller ones XNNPACK's multipliers overflow."""
 LEAST_STEP = 2.0**-23
@@ -171,7 +174,26 @@ def _prepared(module: fx.GraphModule, grid: _Grid, excluded: Collection[str]) ->
     quantizer.set_filter_function(wanted)
     with _quiet():
         prepared: fx.GraphModule = prepare_pt2e(copy.deepcopy(module), quantizer)
+    _join_clamps(prepared)
     return prepared
+
+
+def _join_clamps(prepared: fx.GraphModule) -> None:
+    """Takes the grid from between a layer and the clamp behind it, as the quantizer itself does for rectifiers only.
+
+    It would have to span what the layer computes before the clamp cuts nearly all of it away, and the clamp's own grid
+    would be the same: 6 dB of agreement on EfficientNet-Lite0, whose layers reach +-60 before they are cut at 6.
+    """
+    for node in list(prepared.graph.nodes):
+        if node.target not in CLAMPS:
+            continue
+        observed = node.args[0]
+        if observed.op != "call_module" or observed.args[0].target not in CLAMPED or len(observed.users) > 1:
+            continue
+        if any(user.op == "call_module" for user in node.users) and len(observed.args[0].users) == 1:
+            observed.replace_all_uses_with(observed.args[0])
+            prepared.graph.erase_node(observed)
+    prepared.recompile()
 
 
 def _calibrate(prepared: fx.GraphModule, program: Program, source: Source) -> set[str]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from autoshrink.bench.technique_page import line, machine_line, text
 from autoshrink.dashboard.formatting import factor
-from autoshrink.search.words import human_bytes
+from autoshrink.search.words import human_bytes, human_figure
+from autoshrink.types import Figure
 
 Json = Mapping[str, Any]
 
@@ -64,16 +65,16 @@ def _cells(row: Json) -> list[str]:
 
 
 def _figures(rows: list[Json]) -> list[str]:
-    found = [
-        f"- {row['target']}, {row['variant']}: "
-        + ", ".join(
-            f"{name} {'about ' if name in row['estimates'] else ''}{value:,.6g}"
-            for name, value in (row["figures"] or {}).items()
-        )
-        for row in rows
-        if row["figures"]
-    ]
-    return ["Beside them (about: an estimate):", "", *found, ""] if found else []
+    found = [f"- {row['target']}, {row['variant']}: {_named(row)}" for row in rows if row["figures"]]
+    return ["Beside them (~: an estimate):", "", *found, ""] if found else []
+
+
+def _named(row: Json) -> str:
+    units = row["figure_units"]
+    return ", ".join(
+        f"{name} {human_figure(Figure(value, units[name], '', name in row['estimates']))}"
+        for name, value in row["figures"].items()
+    )
 
 
 def _reasons(rows: list[Json]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from autoshrink.types import Outcome, Recipe, TrialRecord
@@ -45,7 +45,8 @@ class Row:
         top1_agreement: on the test split with the top class of the float model, where it has none.
         agreement_db: of the artifact's outputs with the recipe's torch model in float, decibel.
         low_precision_layers: of `layers` with weights, those that do not calculate or store in fp32.
-        figures: name -> value, what the backend found beside them; `estimates` names those that are estimates.
+        figures: name -> value, what the backend found beside them, in the units of `figure_units`; `estimates` names
+            those that are estimates.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Row:
     layers: int | None = None
     compile_seconds: float | None = None
     figures: Mapping[str, float] | None = None
+    figure_units: Mapping[str, str] = field(default_factory=dict)
     estimates: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     reason: str = ""
@@ -70,6 +72,23 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Row:
+        """The inverse of `to_json`.
+
+        Raises:
+            TypeError: a field is missing or unknown.
+        """
+        interval = data["latency_ratio_ci"]
+        return cls(
+            **{
+                **data,
+                "latency_ratio_ci": tuple(interval) if interval else None,
+                "estimates": tuple(data["estimates"]),
+                "notes": tuple(data["notes"]),
+            }
+        )
 
 
 def row_of(record: TrialRecord, model: str, variant: str, ort_ms: float | None) -> Row:
@@ -94,6 +113,7 @@ def row_of(record: TrialRecord, model: str, variant: str, ort_ms: float | None) 
         layers=len(audit.layers) if audit else None,
         compile_seconds=round(record.seconds["compile"], 2) if "compile" in record.seconds else None,
         figures={name: figure.value for name, figure in record.figures.items()},
+        figure_units={name: figure.unit for name, figure in record.figures.items()},
         estimates=tuple(name for name, figure in record.figures.items() if figure.estimate),
         notes=audit.notes if audit else (),
         reason="" if record.outcome is Outcome.COMPLETE and latency else record.reason,

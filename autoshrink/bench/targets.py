@@ -8,6 +8,7 @@ scored on the compiled artifact. The machine must be quiet. The 4-bit CNN is tra
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -52,11 +53,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
     options = parser.parse_args(arguments)
     try:
-        rows: list[Row] = []
+        # Before anything is measured: a package of the second model may be missing.
+        tasks = {name: load_task("fashion-mnist") if name == CNN else efficientnet_lite0() for name in options.models}
+        rows = _kept(options.out, options.models, options.targets, options.seed)
         targets, away = _here(options.targets)
         with tempfile.TemporaryDirectory(prefix="autoshrink-") as temporary:
-            for model in options.models:
-                task = load_task("fashion-mnist") if model == CNN else efficientnet_lite0()
+            for model, task in tasks.items():
                 folder = open_folder(Path(temporary) / model, task.source or task.name, targets, options.seed)
                 with folder.locked():
                     rows += _Bench(model, task, folder).run(targets)
@@ -67,6 +69,18 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("interrupted")
     print(f"wrote {options.out} and {options.out.with_suffix('.md')}")
+
+
+def _kept(out: Path, models: Sequence[str], targets: Sequence[str], seed: int) -> list[Row]:
+    """The other rows of the file that is there, when it is of this machine, seed and versions."""
+    try:
+        data = json.loads(out.read_text())
+        machine = describe_machine()
+        same = data["seed"] == seed and all(data["machine"][k] == machine[k] for k in ("processor", "versions"))
+        rows = [Row.from_json(row) for row in data["rows"] if same]
+        return [row for row in rows if row.model not in models or row.target not in targets]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _here(names: Sequence[str]) -> tuple[list[Target], list[tuple[str, str]]]:
@@ -158,6 +172,11 @@ def _fewer(task: Task, rows: int) -> Task:
     return replace(task, val=some(task.val), test=some(task.test))
 
 
+def _place(row: Row) -> tuple[int, int, int]:
+    targets = [*TARGETS, row.target]
+    return MODELS.index(row.model), targets.index(row.target), list(VARIANTS[row.model]).index(row.variant)
+
+
 def _line(row: Row) -> str:
     parts = [f"{row.model} {row.target} {row.variant}:"]
     if row.size_bytes is not None:
@@ -182,7 +201,7 @@ def _write(out: Path, rows: Sequence[Row], seed: int) -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "versions": machine["versions"],
         "machine": machine,
-        "rows": [row.to_json() for row in rows],
+        "rows": [row.to_json() for row in sorted(rows, key=_place)],
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, document)

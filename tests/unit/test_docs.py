@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from autoshrink.backends import BACKENDS, get_backend
+from autoshrink.config import profile_names
 from autoshrink.errors import ConfigError
 from autoshrink.task import Task, call
 from autoshrink.tasks import TASKS
@@ -111,3 +113,21 @@ def score(task: Task, inputs: Any, targets: Any) -> float:
     with torch.no_grad():
         outputs = call(task.model(), {name: torch.tensor(array) for name, array in inputs.items()}, tuple(task.outputs))
     return float(np.mean(task.metric({name: output.numpy() for name, output in outputs.items()}, targets)))
+
+
+class TestTheTargets:
+    page = (ROOT / "docs" / "targets.md").read_text()
+
+    def test_it_names_every_shipped_profile(self) -> None:
+        table = self.page.partition("| target |")[2].partition("\n\n")[0]
+        cells = " ".join(line.split("|")[1] for line in table.splitlines()[1:])
+        named = set(re.findall(r"`([a-z0-9-]+)`", cells))
+        full = {name if not name.startswith("-") else f"tensorrt-rtx{name}" for name in named}
+        assert full == set(profile_names("targets"))
+
+    def test_it_names_every_option_of_every_backend(self) -> None:
+        rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", self.page.partition("## Options")[2], re.MULTILINE))
+        known = {name: set(get_backend(name).options) for name in BACKENDS if get_backend(name).options}
+        assert set(rows) == set(known)
+        for backend, options in known.items():
+            assert options <= set(re.findall(r"`(\w+)`", rows[backend])), backend

@@ -198,3 +198,29 @@ def test_four_bits_are_for_linear_layers_of_whole_blocks(tmp_path: Path) -> None
     assert quantized(module) == ["fc"]
     assert weight_of(module, dict(weight_layers(module))["fc"]).shape == (4, 32)
     assert 10 < sqnr_db(expected.numpy(), module(*program.example)[0].numpy()) < 60
+
+
+class Clamped(nn.Module):
+    """A convolution that computes values of some hundred, of which a clamp leaves 0 to 6."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+        with torch.no_grad():
+            self.conv.weight.mul_(100)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.nn.functional.relu6(self.conv(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_clamp_shares_the_grid_of_its_layer(tmp_path: Path) -> None:
+    program, source = prepared(Clamped(), tmp_path, SHAPE)
+    x = program.example[0]
+    expected = program.module(x)[0]
+    converted = quantize_static(for_xnnpack(program), read_program(source.model), source)
+    clamp = next(node for node in converted.graph.nodes if node.target == aten.hardtanh.default)
+    assert clamp.args[0].target == aten.conv2d.default
+    (grid,) = (user for user in clamp.users if "quantize_per_tensor" in str(user.target))
+    assert (grid.args[1] * 255, grid.args[2]) == (pytest.approx(6.0), -128)
+    # On a grid that spans the convolution's own values it is 20 dB.
+    assert sqnr_db(expected.detach().numpy(), converted(x)[0].detach().numpy()) > 35
