@@ -43,10 +43,18 @@ def load_target(reference: str) -> Target:
     """
     path = _find("targets", reference)
     data = _read(path)
+    one_device = isinstance(data.get("device"), dict)
+    if "devices" in data:
+        raise ConfigError([f"{path}:devices: unknown key; one remote device or a list of them stands under device"])
+    if isinstance(data.get("device"), dict | list):
+        listed = data.pop("device")
+        data["devices"] = [listed] if one_device else listed
     try:
         target = TypeAdapter(Target).validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise ConfigError(f"{path}:{_key(e['loc'])}: {_explain(e, Target)}" for e in error.errors()) from error
+        raise ConfigError(
+            f"{path}:{_key(_as_written(e['loc'], one_device))}: {_explain(e, Target)}" for e in error.errors()
+        ) from error
     except TypeError as error:
         raise ConfigError([f"{path}: holds a value that is no text, number, list or mapping ({error})"]) from error
     problems = []
@@ -64,6 +72,13 @@ def load_target(reference: str) -> Target:
     if problems:
         raise ConfigError(problems)
     return dataclasses.replace(target, avoid=avoid)
+
+
+def _as_written(location: tuple[int | str, ...], one_device: bool) -> tuple[int | str, ...]:
+    """The place in the file of what is at `location` in the type: remote devices stand under `device`."""
+    if location[:1] != ("devices",):
+        return location
+    return ("device", *location[2 if one_device else 1 :])
 
 
 def _option_problems(target: Target) -> Iterator[str]:
@@ -236,5 +251,5 @@ def _fields_at(root: type, location: tuple[int | str, ...]) -> Iterator[str]:
         if dataclasses.is_dataclass(kind):
             kind = get_type_hints(kind).get(str(part), kind)
         elif get_args(kind):
-            kind = get_args(kind)[-1]
+            kind = [each for each in get_args(kind) if each is not ...][-1]
     return (field.name for field in dataclasses.fields(kind))

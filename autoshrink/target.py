@@ -121,6 +121,71 @@ class ChildLimits:
 
 
 @dataclass(frozen=True)
+class RemoteDevice:
+    """A device that is not this machine, and how it is reached; exactly one of `agent`, `ssh`, `page`, `adb` is set.
+
+    Attributes:
+        agent: URL of an `autoshrink agent`, such as `http://raspberrypi:8765`; with `token_env`, the name of the
+            environment variable that holds its token, and `ca`, a file of certificates to trust for `https`.
+        ssh: `user@host` or a name of the user's ssh configuration, where an agent is started for the time of the
+            search; with `python`, the interpreter there.
+        page: `HOST:PORT` of this machine, on which a page is served for any browser that opens it. Port 0 is any.
+        adb: serial number of an Android device, or `any` for the only one; with `benchmark_model`, the file of
+            LiteRT's benchmark program for it.
+        patience_s: seconds for which a device that went away is waited for.
+    """
+
+    __pydantic_config__ = _NO_OTHER_KEYS
+
+    agent: str = ""
+    ssh: str = ""
+    page: str = ""
+    adb: str = ""
+    token_env: str = ""
+    ca: str = ""
+    python: str = ""
+    benchmark_model: str = ""
+    patience_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        kinds = [kind for kind in KEYS_OF_DEVICES if getattr(self, kind)]
+        if len(kinds) != 1:
+            found = " and ".join(kinds) or "none of them"
+            raise ValueError(f"has {found}; it must have one of {', '.join(KEYS_OF_DEVICES)}")
+        allowed = KEYS_OF_DEVICES[kinds[0]]
+        others = {key for keys in KEYS_OF_DEVICES.values() for key in keys} - set(allowed)
+        wrong = sorted(key for key in others if getattr(self, key))
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} says nothing of {kinds[0]}; it takes {', '.join(allowed) or 'none'}")
+        if self.agent and not self.agent.startswith(("http://", "https://")):
+            raise ValueError(f"agent is {self.agent!r}; it must be a URL such as http://raspberrypi:8765")
+        if self.agent and not self.token_env:
+            raise ValueError("token_env is missing; name the environment variable that holds the agent's token")
+        if self.ssh.startswith("-"):
+            raise ValueError(f"ssh is {self.ssh!r}; it must be user@host, or a name of the ssh configuration")
+        if self.page and not self.page.rpartition(":")[2].isdigit():
+            raise ValueError(f"page is {self.page!r}; it must be HOST:PORT, such as 0.0.0.0:8766")
+        if self.adb and not self.benchmark_model:
+            raise ValueError("benchmark_model is missing; name the file of LiteRT's benchmark program for the device")
+        if self.patience_s <= 0:
+            raise ValueError(f"patience_s is {self.patience_s}; it must be over 0")
+
+    @property
+    def kind(self) -> str:
+        """`agent`, `ssh`, `page` or `adb`."""
+        return next(kind for kind in KEYS_OF_DEVICES if getattr(self, kind))
+
+    @property
+    def address(self) -> str:
+        """Where it is reached: the value of its kind."""
+        return str(getattr(self, self.kind))
+
+
+KEYS_OF_DEVICES = {"agent": ("token_env", "ca"), "ssh": ("python",), "page": (), "adb": ("benchmark_model",)}
+"""Kind of a remote device -> the other keys that it takes, beside `patience_s`."""
+
+
+@dataclass(frozen=True)
 class Target:
     """A hardware profile.
 
@@ -129,6 +194,8 @@ class Target:
         backend: key of the table in `autoshrink/backends`.
         summary: one line for `autoshrink targets`.
         device: what is locked while it measures; two targets on one device never measure at once.
+        devices: the devices that measure in this machine's place; in a profile they stand under `device` too, as one
+            mapping or a list of them. Empty is this machine.
         threads: threads of the runtime for one call.
         batch: rows of one call.
         precisions: precision name -> how it runs here; only these are searched.
@@ -148,6 +215,7 @@ class Target:
     precisions: Mapping[PrecisionName, Precision]
     summary: str = ""
     device: str = "cpu"
+    devices: tuple[RemoteDevice, ...] = ()
     threads: int = 1
     batch: int = 1
     unsupported: Mapping[PrecisionName, str] = field(default_factory=dict)
@@ -167,6 +235,10 @@ class Target:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if any(cpu < 0 for cpu in self.pin) or len(set(self.pin)) < len(self.pin):
             raise ValueError(f"pin is {list(self.pin)}; it must list processors by their numbers, each once")
+        if len(set(self.devices)) < len(self.devices):
+            raise ValueError("device names one device twice; each can do one measurement at a time")
+        if self.devices and self.python:
+            raise ValueError("python is of children on this machine; with a remote device, it belongs under device.ssh")
         if "fp32" not in self.precisions:
             raise ValueError("precisions has no fp32; the baseline is measured in it, so it must be there")
         both = sorted(set(self.precisions) & set(self.unsupported))

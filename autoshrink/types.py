@@ -129,6 +129,10 @@ class Score:
     name: str = "accuracy"
 
 
+DRIFT = 0.1
+"""A device whose reference changes by more than this share while it measures is said to drift."""
+
+
 @dataclass(frozen=True)
 class Latency:
     """Latency of one call, interleaved with the reference artifact.
@@ -141,6 +145,8 @@ class Latency:
         dropped: slow rounds, left out.
         stable: the interval of the ratio is as narrow as the target asked.
         contended: the wall clock ran far ahead of the processor clock: other processes held the core.
+        drift: share by which the reference ran slower in the last third of all rounds than in the first: a device
+            that grows hot and clocks down. Its ratio to the candidate is not touched by it.
     """
 
     ms: float
@@ -153,6 +159,21 @@ class Latency:
     dropped: int
     stable: bool
     contended: bool
+    drift: float = 0.0
+
+    @property
+    def unrest(self) -> str:
+        """What was not steady about the measurement, in words; empty when all was."""
+        said = []
+        if not self.stable:
+            half = (self.ratio_ci.high - self.ratio_ci.low) / 2 / self.ratio
+            said.append(f"the ratio is known to +-{100 * half:.1f} % only, after {self.rounds} rounds")
+        if self.contended:
+            said.append("other processes held the processor")
+        if abs(self.drift) > DRIFT:
+            how = "slower, as one that grows hot does" if self.drift > 0 else "faster"
+            said.append(f"the device became {100 * abs(self.drift):.0f} % {how}")
+        return "; ".join(said)
 
 
 LOW_BIT_WEIGHTS = "low-bit weights"

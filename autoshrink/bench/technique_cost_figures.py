@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from autoshrink.cache import StageCache
-from autoshrink.isolate.child import peak_memory_bytes
+from autoshrink.isolate.work import peak_memory_bytes
 from autoshrink.pipeline import Pipeline
 from autoshrink.target import Target
 from autoshrink.task import Task, TrainingSet, call

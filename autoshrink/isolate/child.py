@@ -8,151 +8,22 @@ standard error. Only numpy, the runtime and the few modules below are imported.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import resource
 import signal
 import sys
-import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
 
 from autoshrink.backends import get_backend
 from autoshrink.backends.base import Backend, Session
 from autoshrink.errors import AutoshrinkError, StageError
-from autoshrink.isolate.evaluate import evaluate, map_arrays
-from autoshrink.isolate.job import JOB, OUTPUTS, RESULT, SAMPLES, Failure, Job, JobResult, Loaded
-from autoshrink.measure.timing import sample, summarise
+from autoshrink.isolate.job import JOB, RESULT, Failure, Job, JobResult, Loaded
+from autoshrink.isolate.work import JobRun
 from autoshrink.target import ChildLimits
-from autoshrink.types import ArtifactFile, Audit, Figure, Latency
 
 STDERR = 2
 PR_SET_PDEATHSIG = 1
-
-
-class Child:
-    """One job on its way: which stage it is in, and how long each took."""
-
-    def __init__(self, job: Job, work: Path, announce_to: int) -> None:
-        self.stage = "start"
-        self.seconds: dict[str, float] = {}
-        self._job = job
-        self._work = work
-        self._announce_to = announce_to
-
-    def run(self) -> JobResult:
-        """What the job asks for.
-
-        Raises:
-            Exception: whatever a stage raises; `stage` says which one it was.
-        """
-        backend = get_backend(self._job.backend)
-        _limit_memory(self._job.limits, backend.reserves_address_space)
-        try:
-            return self._run(backend)
-        finally:
-            backend.close()
-
-    def _run(self, backend: Backend) -> JobResult:
-        job = self._job
-        if job.probe:
-            with self._stage("probe"):
-                return JobResult(capabilities=backend.capabilities(), seconds=self.seconds)
-        artifact = job.artifact
-        audit: Audit | None = None
-        figures: Mapping[str, Figure] = {}
-        if job.source is not None:
-            with self._stage("compile"):
-                compiled = backend.compile(job.source, artifact.folder)
-                artifact = Loaded(artifact.folder, compiled.files, artifact.precision)
-                audit, figures = compiled.audit, compiled.figures
-        if not job.run:
-            return JobResult(
-                files=tuple(_described(artifact.folder, name) for name in artifact.files),
-                runtime=backend.runtime(),
-                audit=audit,
-                figures=figures,
-                seconds=self.seconds,
-                peak_memory_bytes=peak_memory_bytes(),
-            )
-        reference = None
-        with self._stage("load"):
-            session = self._load(backend, artifact)
-            if job.measure:
-                reference = self._load(backend, job.reference or artifact)
-        if job.audit and audit is None:
-            with self._stage("audit"):
-                audit = session.audit()
-        modules = top_level_modules()
-        latency: Latency | None = None
-        if reference:
-            with self._stage("measure"):
-                latency = self._measure(session, reference)
-        outputs: dict[str, Path] = {}
-        if job.evaluate:
-            with self._stage("evaluate"):
-                for name, inputs in job.evaluate.items():
-                    outputs[name] = self._work / OUTPUTS / name
-                    evaluate(session, inputs, outputs[name], job.batch)
-        return JobResult(
-            files=tuple(_described(artifact.folder, name) for name in artifact.files),
-            runtime=backend.runtime(),
-            audit=audit,
-            figures=figures,
-            latency=latency,
-            samples=self._work / SAMPLES if latency else None,
-            outputs=outputs,
-            seconds=self.seconds,
-            peak_memory_bytes=peak_memory_bytes(),
-            modules=modules,
-        )
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        self.stage = name
-        # A broken pipe, for the parent is gone, ends the child here.
-        os.write(self._announce_to, f"{name}\n".encode())
-        began = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - began
-
-    def _load(self, backend: Backend, artifact: Loaded) -> Session:
-        job = self._job
-        return backend.load(artifact.folder, artifact.files, artifact.precision, job.threads, job.options)
-
-    def _measure(self, session: Session, reference: Session) -> Latency:
-        job = self._job
-        assert job.measure and job.example  # noqa: S101 - `Job` refuses one without the other
-        example = {name: np.array(array) for name, array in map_arrays(job.example).items()}
-        samples = sample(session.timed(example), reference.timed(example), job.measure, job.seed)
-        samples.save(self._work / SAMPLES)
-        return summarise(samples, job.measure, job.seed)
-
-
-def top_level_modules() -> tuple[str, ...]:
-    """Names of the top-level modules that are imported; blocked ones, which are None, are not."""
-    return tuple(sorted(name for name, module in sys.modules.items() if module is not None and "." not in name))
-
-
-def peak_memory_bytes() -> int:
-    """Most memory that this process had resident."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    # Only where there is no /proc: on Linux this one starts from what the parent had resident.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _described(folder: Path, name: str) -> ArtifactFile:
-    with (folder / name).open("rb") as stream:
-        return ArtifactFile(name, os.fstat(stream.fileno()).st_size, hashlib.file_digest(stream, "sha256").hexdigest())
 
 
 def _die_with_parent() -> None:
@@ -188,6 +59,32 @@ def _keep_to(processors: tuple[int, ...]) -> None:
     os.sched_setaffinity(0, processors)
 
 
+def _answer(job: Job, work: Path, announce_to: int) -> JobResult | Failure:
+    """What the job gives, or why it gives nothing."""
+    backend: Backend | None = None
+    run: JobRun | None = None
+
+    def load(artifact: Loaded) -> Session:
+        assert backend is not None  # noqa: S101 - nothing is loaded before it is there
+        return backend.load(artifact.folder, artifact.files, artifact.precision, job.threads, job.options)
+
+    def announce(stage: str) -> None:
+        # A broken pipe, for the parent is gone, ends the child here.
+        os.write(announce_to, f"{stage}\n".encode())
+
+    try:
+        _keep_to(job.pin)
+        backend = get_backend(job.backend)
+        _limit_memory(job.limits, backend.reserves_address_space)
+        run = JobRun(job, work, backend, load, announce)
+        return run.run()
+    except Exception as error:
+        return _failure(error, run.stage if run else "start")
+    finally:
+        if backend is not None:
+            backend.close()
+
+
 def _failure(error: Exception, stage: str) -> Failure:
     traceback.print_exception(error)
     if isinstance(error, StageError):
@@ -206,14 +103,7 @@ def main() -> None:
     os.set_inheritable(announce_to, False)
     if len(sys.argv) > 2 and not sys.stdin.readline():
         return
-    job = Job.from_json((work / JOB).read_text())
-    child = Child(job, work, announce_to)
-    answer: JobResult | Failure
-    try:
-        _keep_to(job.pin)
-        answer = child.run()
-    except Exception as error:
-        answer = _failure(error, child.stage)
+    answer = _answer(Job.from_json((work / JOB).read_text()), work, announce_to)
     partial = work / f"{RESULT}.partial"
     partial.write_text(answer.to_json())
     partial.replace(work / RESULT)

@@ -116,6 +116,7 @@ class JobResult:
         figures: what compiling found beside them.
         latency: beside the reference.
         samples: npy file of the raw latency samples (see `autoshrink.measure.timing.Samples`).
+        sensors: what the machine shows (see `autoshrink.measure.sensors`) -> its values before and after measuring.
         outputs: name of the evaluated set -> folder with one `<output>.npy` [N, ...] an output.
         capabilities: what the runtime has on this machine; of a probe only.
         seconds: stage -> wall seconds; `start` is what the process and its imports took.
@@ -129,6 +130,7 @@ class JobResult:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     latency: Latency | None = None
     samples: Path | None = None
+    sensors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     outputs: Mapping[str, Path] = field(default_factory=dict)
     capabilities: frozenset[str] = frozenset()
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -151,6 +153,7 @@ class JobResult:
                 "figures": {name: Figure(**figure) for name, figure in data["figures"].items()},
                 "latency": _latency(data["latency"]) if data["latency"] else None,
                 "samples": _path(data["samples"]),
+                "sensors": {name: (before, after) for name, (before, after) in data["sensors"].items()},
                 "outputs": {name: Path(folder) for name, folder in data["outputs"].items()},
                 "capabilities": frozenset(data["capabilities"]),
                 "modules": tuple(data["modules"]),

@@ -161,6 +161,8 @@ def summarise(samples: Samples, protocol: Measuring, seed: int = 0) -> Latency:
     `contended` compares the medians of wall and CPU time. Several threads spend more CPU than wall time, so it is
     never set for artifacts with more than one; nor where the CPU clock is too coarse to see a call (it reads 0).
 
+    `drift` is of all rounds, the slow ones too: on a device that throttles they are its last.
+
     Raises:
         ValueError: fewer than three rounds, or an artifact is missing from one.
     """
@@ -182,6 +184,7 @@ def summarise(samples: Samples, protocol: Measuring, seed: int = 0) -> Latency:
         dropped=len(quartiles) - len(kept),
         stable=_is_narrow(ratio_ci, float(np.median(ratios)), protocol),
         contended=any(_is_contended(times) for times in calls),
+        drift=_drift(quartiles[:, REFERENCE]),
     )
 
 
@@ -263,6 +266,13 @@ def _is_quiet(quartiles: Floats) -> npt.NDArray[np.bool_]:
 
 def _is_narrow(interval: Interval, ratio: float, protocol: Measuring) -> bool:
     return (interval.high - interval.low) / 2 <= protocol.interval * ratio
+
+
+def _drift(reference: Floats) -> float:
+    """How the last third of the rounds [rounds] compares with the first."""
+    third = len(reference) // LEAST_ROUNDS
+    first, last = float(np.median(reference[:third])), float(np.median(reference[-third:]))
+    return last / first - 1 if first > 0 else 0.0
 
 
 def _is_contended(times: Floats) -> bool:

@@ -1,0 +1,27 @@
+"""The table of the ways to a device that is not this machine: kind -> module and class. A new one is its file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from autoshrink.devices.base import Device
+from autoshrink.target import RemoteDevice, Target
+
+DEVICES = {
+    "agent": ("autoshrink.devices.agent", "AgentDevice"),
+    "ssh": ("autoshrink.devices.ssh", "SshDevice"),
+    "page": ("autoshrink.devices.page", "PageDevice"),
+    "adb": ("autoshrink.devices.adb", "AdbDevice"),
+}
+
+
+def open_device(spec: RemoteDevice, target: Target, say: Callable[[str], None]) -> Device:
+    """The device of a profile, for jobs of `target`; `say` is told what a user must do, such as open a page.
+
+    Raises:
+        ConfigError: what the profile names is not there: a file, a variable, a program.
+    """
+    module, cls = DEVICES[spec.kind]
+    device: Device = getattr(import_module(module), cls)(spec, target, say)
+    return device
