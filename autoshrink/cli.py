@@ -14,7 +14,10 @@ import autoshrink.cli_search
 import autoshrink.cli_study
 
 # isort: split
-import autoshrink.cli_machine  # noqa: F401
+import autoshrink.cli_machine
+
+# isort: split
+import autoshrink.cli_agent  # noqa: F401
 
 # isort: split
 from autoshrink.cli_common import BAD_INPUT, DOES_NOT_HOLD, INTERRUPTED, app, log

@@ -125,6 +125,8 @@ class Backend(ABC):
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
     """Distributions that must be installed, as pip names them."""
+    runs_with: ClassVar[tuple[str, ...]] = ()
+    """Those of them that a device needs to run artifacts that were compiled elsewhere; all when empty."""
     extra: ClassVar[str]
     """The extra of autoshrink that installs them; empty when autoshrink itself does."""
     form: ClassVar[Literal["onnx", "program"]] = "onnx"
@@ -144,6 +146,15 @@ class Backend(ABC):
         if missing:
             wanted = f"autoshrink[{self.extra}]" if self.extra else "autoshrink"
             return Availability("unavailable", f"{', '.join(missing)} is not installed", f"pip install '{wanted}'")
+        return self.machine()
+
+    def available_to_run(self) -> Availability:
+        """As `available`, of a device that only runs what was compiled elsewhere."""
+        missing = [package for package in self.runs_with or self.packages if not installed_version(package)]
+        if missing:
+            return Availability(
+                "unavailable", f"{', '.join(missing)} is not installed", f"pip install {' '.join(missing)}"
+            )
         return self.machine()
 
     @abstractmethod
@@ -179,6 +190,9 @@ class Backend(ABC):
         Raises:
             StageError: of stage `load`, naming the file: damaged, or not for this runtime.
         """
+
+    def preload(self) -> None:  # noqa: B027 - saves time, and nothing else
+        """Imports what `load` is going to need. Called in a child that waits for its job."""
 
     def install(self) -> None:  # noqa: B027 - pip brings all that most need
         """Installs what `installs` names. Called by `doctor --fix` when the backend is not ready.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import fcntl
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
@@ -19,6 +17,7 @@ from autoshrink.backends import browser_runtime
 from autoshrink.backends.browser_runtime import FILES, VERSION
 from autoshrink.backends.browser_server import Buffer, Frame, Lost, PageServer
 from autoshrink.errors import StageError
+from autoshrink.own_folder import OwnFolder
 
 PAGE = Path(__file__).with_name("browser_page")
 PAGE_FILES = ("index.html", "page.js")
@@ -32,7 +31,6 @@ ANSWER_LIMIT_S = 120.0
 """Most seconds of one task, beyond those that it was asked to take."""
 CLOSE_LIMIT_S = 10.0
 PREFIX = "autoshrink-browser-"
-LOCK = "lock"
 LONGEST_PATH = 55
 """Of the browser's folder: with what it puts behind it, sockets may have 103 characters."""
 
@@ -57,7 +55,8 @@ class Page:
         self.version = ""
         self._released: list[int] = []
         runtime = browser_runtime.check(stage)
-        self.folder, self._lock = _own_folder()
+        self._own_folder = OwnFolder(PREFIX, _place())
+        self.folder = self._own_folder.path
         files = {name: PAGE / name for name in PAGE_FILES} | {name: runtime / name for name in FILES}
         self._server = PageServer(files)
         self._loop = asyncio.new_event_loop()
@@ -110,8 +109,7 @@ class Page:
         self._thread.join()
         self._loop.close()
         self._server.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._lock)
+        self._own_folder.remove()
 
     def _exchange(self, stage: str, task: Mapping[str, Any], buffers: Sequence[Buffer], extra_s: float) -> Frame:
         if self.lost:
@@ -191,21 +189,6 @@ def close_pages() -> None:
         _pages.popitem()[1].close()
 
 
-def _own_folder() -> tuple[Path, int]:
-    """A folder for what the browser writes, and the lock that tells that this process lives.
-
-    A process that is killed leaves its folder behind: the next one removes it.
-    """
-    place = _place()
-    for folder in place.glob(f"{PREFIX}*"):
-        with suppress(OSError):
-            lock = _locked(folder)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
-    return folder, _locked(folder)
-
-
 def _place() -> Path:
     """The folder for temporary files, or one with a shorter path where that of the browser's socket would be too long.
 
@@ -218,16 +201,6 @@ def _place() -> Path:
 def _environment(folder: Path) -> dict[str, str | float | bool]:
     """Has the browser write its temporary files into `folder`."""
     return {**os.environ, "TMPDIR": str(folder)}
-
-
-def _locked(folder: Path) -> int:
-    lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise
-    return lock
 
 
 def _first_line(error: object) -> str:

@@ -39,6 +39,7 @@ class ExecuTorch(Backend):
 
     name = "executorch"
     packages = ("executorch", "torchao")
+    runs_with = ("executorch", "torch")
     extra = "executorch"
     form = "program"
     apart = True
@@ -46,6 +47,10 @@ class ExecuTorch(Backend):
     def machine(self) -> Availability:
         """XNNPACK is in every build of the package."""
         return Availability("ready")
+
+    def preload(self) -> None:
+        """The bindings, and torch with them."""
+        _bindings()
 
     def capabilities(self) -> frozenset[str]:
         """Nothing: XNNPACK picks its kernels by itself."""

@@ -33,6 +33,7 @@ class LiteRt(Backend):
 
     name = "litert"
     packages = ("ai-edge-litert", "litert-torch", "ai-edge-quantizer")
+    runs_with = ("ai-edge-litert",)
     extra = "tflite"
     form = "program"
     apart = True
@@ -47,6 +48,10 @@ class LiteRt(Backend):
     def machine(self) -> Availability:
         """The interpreter is in every build of the package."""
         return Availability("ready")
+
+    def preload(self) -> None:
+        """The interpreter."""
+        import ai_edge_litert.interpreter  # noqa: F401
 
     def capabilities(self) -> frozenset[str]:
         """Nothing: the runtime does not tell what the processor has, and picks its kernels by itself."""

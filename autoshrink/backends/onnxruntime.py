@@ -72,6 +72,10 @@ class OnnxRuntime(Backend):
         """The CPU provider is in every build of the package."""
         return Availability("ready")
 
+    def preload(self) -> None:
+        """The package."""
+        _onnxruntime()
+
     def capabilities(self) -> frozenset[str]:
         """Nothing: the runtime does not tell what the processor has, and picks its kernels by itself."""
         return frozenset()

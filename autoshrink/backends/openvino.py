@@ -40,6 +40,10 @@ class OpenVino(Backend):
         """The CPU plugin is in every build of the package."""
         return Availability("ready")
 
+    def preload(self) -> None:
+        """The package."""
+        _openvino()
+
     def capabilities(self) -> frozenset[str]:
         """What the CPU plugin reports of this processor, such as `FP32`, `BF16`, `INT8`."""
         return frozenset(_openvino().Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))

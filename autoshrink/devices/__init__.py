@@ -1,4 +1,7 @@
-"""The table of the ways to a device that is not this machine: kind -> module and class. A new one is its file and line."""
+"""The ways to a device that is not this machine: a table of kind -> module and class.
+
+A new one is its file and its line here.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The child: `python -m autoshrink.isolate.child WORK [FD]` does the job in `WORK/job.json` and nothing else.
+"""The child: `python -m autoshrink.isolate.child WORK [FD [BACKEND]]` does the job in `WORK/job.json` and nothing else.
 
-With FD it waits for a line on its standard input first: it may have been started before its job was known. It writes
-`result.json`, one line a stage to the file descriptor FD (standard error without one), and what goes wrong to its
-standard error. Only numpy, the runtime and the few modules below are imported.
+With FD it waits for a line on its standard input first: it may have been started before its job was known, and imports
+the runtime of BACKEND meanwhile. It writes `result.json`, one line a stage to the file descriptor FD (standard error
+without one), and what goes wrong to its standard error. Only numpy, the runtime and the few modules below are imported.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from autoshrink.backends import get_backend
@@ -101,6 +102,10 @@ def main() -> None:
     work = Path(sys.argv[1])
     announce_to = int(sys.argv[2]) if len(sys.argv) > 2 else STDERR
     os.set_inheritable(announce_to, False)
+    if len(sys.argv) > 3:
+        # What is wrong with the runtime is said where it is used.
+        with suppress(Exception):
+            get_backend(sys.argv[3]).preload()
     if len(sys.argv) > 2 and not sys.stdin.readline():
         return
     answer = _answer(Job.from_json((work / JOB).read_text()), work, announce_to)

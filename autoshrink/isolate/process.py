@@ -30,14 +30,15 @@ class ChildProcess:
         work: an existing folder; `child.log` appears there.
         threads: of the numeric libraries in the child.
         python: its interpreter.
+        preload: a backend whose runtime the child imports while it waits; empty is none.
     """
 
-    def __init__(self, work: Path, threads: int, python: str = sys.executable) -> None:
+    def __init__(self, work: Path, threads: int, python: str = sys.executable, preload: str = "") -> None:
         self.stages, announce_to = os.pipe()
         try:
             with (work / LOG).open("wb") as log:
                 self.process = subprocess.Popen(
-                    [python, *CHILD, str(work), str(announce_to)],
+                    [python, *CHILD, str(work), str(announce_to), *([preload] if preload else [])],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
@@ -60,6 +61,11 @@ class ChildProcess:
                 self.process.stdin.write(b"begin\n")
                 self.process.stdin.flush()
 
+    def kill(self) -> None:
+        """Ends it and what it started; whoever waits for it is told. May be called from another thread."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
     def __enter__(self) -> ChildProcess:
         return self
 
@@ -69,7 +75,7 @@ class ChildProcess:
         os.close(self.stages)
         # Unless it was waited for, the number is still its own, even when it has ended.
         if self.process.returncode is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            self.kill()
             self.process.wait()
         if self.process.stdin is not None:
             with suppress(BrokenPipeError):

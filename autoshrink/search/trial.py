@@ -65,7 +65,7 @@ class TrialRunner:
         try:
             place.mkdir(parents=True)
             # Started here, the child has its imports behind it when the pipeline is through.
-            with ChildProcess(place, self._target.threads, self._python) as child:
+            with ChildProcess(place, self._target.threads, self._python, self._target.backend) as child:
                 record = self._run(record, child, place, baseline, seconds, listen)
         except AutoshrinkError as error:
             log = Path(error.log) if isinstance(error, ChildError) else None
