@@ -290,6 +290,8 @@ class TrialRecord:
         figures: name -> what the backend found in compiling beside size and audit.
         log: file of the child's output, relative to the study's folder.
         samples: npy file of the raw latency samples, relative to the study's folder.
+        device: which one measured it; empty is the machine that searched.
+        sensors: what that device shows of itself -> before and after measuring; see `autoshrink.measure.sensors`.
     """
 
     number: int
@@ -315,6 +317,8 @@ class TrialRecord:
     log: str | None = None
     samples: str | None = None
     finished: str = ""
+    device: str = ""
+    sensors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def is_measured(self) -> bool:

@@ -17,7 +17,16 @@ OnStage = Callable[[str], None]
 
 
 class DeviceGone(AutoshrinkError):
-    """The device went away, or what it measured was disturbed: nothing of it counts, and it is to be done again."""
+    """The device went away, or what it measured was disturbed: nothing of it counts, and it is to be done again.
+
+    Args:
+        why: in one line.
+        disturbed: somebody or something else disturbed it for certain; the artifact cannot be what made it go.
+    """
+
+    def __init__(self, why: str, disturbed: bool = False) -> None:
+        self.disturbed = disturbed
+        super().__init__(why)
 
 
 @dataclass(frozen=True)

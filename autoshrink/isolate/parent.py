@@ -92,16 +92,36 @@ def compile_and_run(
     if not apart:
         return run_job(job, work, on_stage, python, child)
     # Compiling needs no child that started early: it takes seconds anyway.
-    compiling = replace(job, run=False, audit=False, measure=None, evaluate={}, device=HOST, pin=())
-    compiled = run_job(compiling, work / COMPILE, on_stage, python)
+    compiled = compile_only(job, work, on_stage, python)
     if not job.run:
         return compiled
-    names = tuple(file.name for file in compiled.files)
-    artifact = replace(job.artifact, files=names)
-    audit = job.audit and compiled.audit is None
-    result = run_job(replace(job, source=None, artifact=artifact, audit=audit), work, on_stage, python, child)
+    return joined(compiled, run_job(without_compiling(job, compiled), work, on_stage, python, child))
+
+
+def compile_only(
+    job: Job, work: Path, on_stage: Callable[[str], None] = lambda _stage: None, python: str = sys.executable
+) -> JobResult:
+    """Has a child of its own compile what `job` compiles, and do nothing else; it works in the folder `compile`.
+
+    Raises:
+        ChildError: as `run_job`.
+        OSError: as `run_job`.
+    """
+    compiling = replace(job, run=False, audit=False, measure=None, evaluate={}, device=HOST, pin=())
+    return run_job(compiling, work / COMPILE, on_stage, python)
+
+
+def without_compiling(job: Job, compiled: JobResult) -> Job:
+    """The rest of a job whose artifact `compile_only` has made."""
+    artifact = replace(job.artifact, files=tuple(file.name for file in compiled.files))
+    return replace(job, source=None, artifact=artifact, audit=job.audit and compiled.audit is None)
+
+
+def joined(compiled: JobResult, result: JobResult) -> JobResult:
+    """The result of a job that was done in these two parts."""
     return replace(
         result,
+        files=compiled.files,
         audit=compiled.audit or result.audit,
         figures=compiled.figures,
         seconds=_sum(compiled.seconds, result.seconds),

@@ -1,253 +1,119 @@
-"""The way of one trial: recipe, pipeline, export, then in a child compile, audit, measure, evaluate; and its record."""
+"""The way of one trial: recipe, pipeline, export; then compile, audit, measure, evaluate, here or on a device."""
 
 from __future__ import annotations
 
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
-from autoshrink.agreement import bounded_db, sqnr_db
 from autoshrink.backends import get_backend
-from autoshrink.backends.base import Source
+from autoshrink.backends.base import Source, State
 from autoshrink.cache import StageCache
-from autoshrink.compressed_size import gzip_bytes
-from autoshrink.errors import AutoshrinkError, ChildError, StageError
+from autoshrink.devices.pool import Pool
+from autoshrink.errors import AutoshrinkError, ChildError, StageError, TargetUnavailable
 from autoshrink.isolate.job import Job, JobResult, Loaded
-from autoshrink.isolate.parent import compile_and_run, run_job
+from autoshrink.isolate.parent import compile_and_run, compile_only, joined, run_job, without_compiling
 from autoshrink.isolate.probe import availability
 from autoshrink.isolate.process import ChildProcess, interpreter
-from autoshrink.measure.stats import paired_difference, score_of
 from autoshrink.pipeline import Pipeline
 from autoshrink.records import StudyFolder
-from autoshrink.search.study import excesses
-from autoshrink.search.words import human_bytes, human_ms
+from autoshrink.search.judge import Judge, load_arrays, relative_to_study
 from autoshrink.target import Target
-from autoshrink.task import Arrays, Split, Task, fingerprint
-from autoshrink.types import Artifact, Interval, Outcome, Recipe, Score, TrialRecord
+from autoshrink.task import Arrays, Task, fingerprint
+from autoshrink.types import Artifact, Outcome, Recipe, TrialRecord
 
 Array = npt.NDArray[np.generic]
-
-AGREEMENT_SAMPLES = 64
 
 Listener = Callable[[str, int, int], None]
 """Told (stage, steps done, steps in all); (stage, 0, 0) when a stage of unknown length begins."""
 
 
 class TrialRunner:
-    """Runs recipes of one study on one target. Whatever happens to a trial becomes its record."""
+    """Runs recipes of one study on one target. Whatever happens to a trial becomes its record.
 
-    def __init__(self, folder: StudyFolder, task: Task, target: Target, pipeline: Pipeline, cache: StageCache) -> None:
-        self._backend = get_backend(target.backend)
-        self._available = availability(target)
-        self._python = interpreter(target)
-        self._folder = folder
-        self._task = task
-        self._target = target
-        self._pipeline = pipeline
+    Artifacts are run by children on this machine, or by the devices of `pool`; they are compiled here in any case.
+    """
+
+    def __init__(
+        self,
+        folder: StudyFolder,
+        task: Task,
+        target: Target,
+        pipeline: Pipeline,
+        cache: StageCache,
+        pool: Pool | None = None,
+    ) -> None:
+        self.backend = get_backend(target.backend)
+        self.state, why = (pool.state, pool.why) if pool else _here(target)
+        self.judge = Judge(folder, task, target, pipeline, why)
+        self.python = interpreter(target)
+        self.pool = pool
+        self.folder = folder
+        self.task = task
+        self.target = target
+        self.pipeline = pipeline
         self._cache = cache
-        self._baseline_outputs: dict[str, dict[str, Array]] = {}
 
     def run(self, recipe: Recipe, number: int, baseline: TrialRecord | None, listen: Listener) -> TrialRecord:
-        """The record of a recipe, written to the study's folder. `baseline` is None for the baseline itself."""
-        began = time.monotonic()
-        place = self._folder.trial_folder(self._target.name, number)
-        # What a killed process left of this very trial.
-        shutil.rmtree(place, ignore_errors=True)
-        record = TrialRecord(number, self._target.name, recipe, Outcome.FAILED)
-        seconds: dict[str, float] = {}
-        try:
-            place.mkdir(parents=True)
-            # Started here, the child has its imports behind it when the pipeline is through.
-            with ChildProcess(place, self._target.threads, self._python, self._target.backend) as child:
-                record = self._run(record, child, place, baseline, seconds, listen)
-        except AutoshrinkError as error:
-            log = Path(error.log) if isinstance(error, ChildError) else None
-            record = replace(record, reason=str(error), log=self._relative(log) if log and log.exists() else None)
-        except Exception as error:
-            log = place / "traceback.log"
-            reason = f"{type(error).__name__}: {error}".strip()
-            try:
-                log.write_text(traceback.format_exc())
-                record = replace(record, reason=reason, log=self._relative(log))
-            except OSError:
-                record = replace(record, reason=reason)
-        seconds["other"] = max(0.0, time.monotonic() - began - sum(seconds.values()))
-        record = replace(
-            record,
-            seconds={stage: round(value, 4) for stage, value in seconds.items()},
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        self._folder.write(record)
-        return record
+        """The record of a recipe, written to the study's folder. `baseline` is None for the baseline itself.
 
-    def _run(
-        self,
-        record: TrialRecord,
-        child: ChildProcess,
-        place: Path,
-        baseline: TrialRecord | None,
-        seconds: dict[str, float],
-        listen: Listener,
-    ) -> TrialRecord:
-        recipe, target, task = record.recipe, self._target, self._task
-        precision = {str(name) for name in target.precisions}
-        if recipe.precision not in precision:
+        Raises:
+            TargetUnavailable: the target's devices are gone; nothing is recorded.
+        """
+        with self.begin(recipe, number, baseline) as trial:
+            trial.prepare(listen)
+            trial.measure(lambda stage: listen(stage, 0, 0))
+            return trial.conclude()
+
+    def begin(self, recipe: Recipe, number: int, baseline: TrialRecord | None) -> Trial:
+        """A trial, for one who does its parts at different times; see `Trial`."""
+        return Trial(self, recipe, number, baseline)
+
+    @property
+    def places(self) -> int:
+        """How many trials may be measured at once."""
+        return self.pool.size if self.pool else 1
+
+    def refusal(self, recipe: Recipe) -> str:
+        """Why a recipe is rejected before any work; empty when it is not."""
+        target = self.target
+        if recipe.precision not in {str(name) for name in target.precisions}:
             reasons = {str(name): why for name, why in target.unsupported.items()}
             why = reasons.get(recipe.precision, f"target {target.name} lists no such precision")
-            return replace(record, outcome=Outcome.REJECTED, reason=f"{recipe.precision}: {why}")
-        why = self._backend.refuses(recipe, target)
-        if why:
-            return replace(record, outcome=Outcome.REJECTED, reason=why)
-        built = self._pipeline.run(recipe, target, listen)
-        seconds.update(built.seconds)
-        record = replace(record, reused=built.reused, weight_bits=dict(built.weight_bits))
-
-        began = time.monotonic()
-        example = self.arrays_folder(first_rows(task.val.inputs, target.batch))
-        val = self.arrays_folder(task.val.inputs)
-        # Outputs that training left without a range get one, so it is there after training too.
-        calibrates = self._backend.form == "program" and recipe.stages
-        calibration = self.arrays_folder(task.calibration) if calibrates else None
-        seconds["prepare"] = time.monotonic() - began
-        reference = None
-        if baseline is not None and baseline.artifact is not None:
-            reference = self.loaded(baseline.artifact)
-        state = self._available.state
-        source = Source(
-            built.model,
-            recipe.precision,
-            recipe,
-            built.settings,
-            calibration,
-            target.batch,
-            target.threads,
-            target.options,
-        )
-        job = replace(
-            self._job(Loaded(place / "artifact", (), recipe.precision), source),
-            run=state != "compile-only",
-            reference=reference,
-            example=example,
-            measure=target.measuring if state == "ready" else None,
-            audit=True,
-            evaluate={"val": val},
-        )
-        result = compile_and_run(
-            job, place, lambda stage: listen(stage, 0, 0), self._python, child, self._backend.apart
-        )
-        for stage, value in result.seconds.items():
-            seconds[stage] = seconds.get(stage, 0.0) + value
-
-        began = time.monotonic()
-        record = self._judge(record, place, baseline, result)
-        seconds["score"] = time.monotonic() - began
-        return record
-
-    def _judge(self, record: TrialRecord, place: Path, baseline: TrialRecord | None, result: JobResult) -> TrialRecord:
-        task, target = self._task, self._target
-        folder = place / "artifact"
-        artifact = Artifact(
-            target.backend,
-            record.recipe.precision,
-            result.files,
-            self._relative(folder),
-            result.runtime,
-            gzip_bytes(folder / file.name for file in result.files),
-        )
-        record = replace(
-            record,
-            artifact=artifact,
-            audit=result.audit,
-            figures=dict(result.figures),
-            peak_memory_bytes=result.peak_memory_bytes,
-        )
-        if "val" not in result.outputs:
-            why = f"compiled, not measured: {self._available.why}"
-            return self._within_limits(replace(record, outcome=Outcome.COMPILED, reason=why))
-        outputs = load_arrays(result.outputs["val"])
-        val = self._score(outputs, task.val)
-        if baseline is None:
-            drop, drop_ci = 0.0, Interval(0.0, 0.0)
-        else:
-            drop, drop_ci = self._drop(outputs, task.val, "val")
-        chosen = {name: array[:AGREEMENT_SAMPLES] for name, array in task.val.inputs.items()}
-        expected = self._pipeline.float_outputs(record.recipe, target, chosen)
-        agreement = min(sqnr_db(expected[name], outputs[name][:AGREEMENT_SAMPLES]) for name in expected)
-        if baseline is not None:
-            # The baseline's outputs stay for the paired comparisons; the others' have served.
-            shutil.rmtree(result.outputs["val"], ignore_errors=True)
-        record = replace(
-            record,
-            val=val,
-            drop=drop,
-            drop_ci=drop_ci,
-            latency=result.latency,
-            agreement_db=bounded_db(agreement),
-            log=self._relative(place / "child.log"),
-            samples=self._relative(result.samples) if result.samples else None,
-            outcome=Outcome.COMPLETE,
-            reason="" if result.latency else f"latency not measured: {self._available.why}",
-        )
-        return self._within_limits(record)
-
-    def _within_limits(self, record: TrialRecord) -> TrialRecord:
-        """The record, infeasible when it is over a limit of the target."""
-        over = [
-            name for name, excess in excesses(record, self._target.limits, self._target.batch).items() if excess > 0
-        ]
-        if not over:
-            return record
-        reasons = [*([record.reason] if record.reason else []), *(self._over(record, name) for name in over)]
-        return replace(record, outcome=Outcome.INFEASIBLE, reason="; ".join(reasons))
-
-    def _over(self, record: TrialRecord, limit: str) -> str:
-        limits = self._target.limits
-        if limit == "latency" and record.latency and limits.latency_ms:
-            return f"latency {human_ms(record.latency.ms)} is over the limit of {human_ms(limits.latency_ms)}"
-        if limit == "size" and record.artifact and limits.size_bytes:
-            return (
-                f"size {human_bytes(record.artifact.size_bytes)} is over the limit of {human_bytes(limits.size_bytes)}"
-            )
-        if limit == "throughput" and record.latency:
-            found = self._target.batch / record.latency.ms * 1000
-            return f"throughput of {found:.4g} rows a second is under the least of {limits.throughput:g}"
-        if limit in limits.figures:
-            figure = record.figures[limit]
-            kind = "estimated " if figure.estimate else ""
-            return (
-                f"{kind}{limit} of {figure.value:,.0f} {figure.unit} is over the limit of {limits.figures[limit]:,.0f}"
-            )
-        return f"{self._task.metric_name} drops by {record.drop:.4f}, over the limit of {limits.drop}"
+            return f"{recipe.precision}: {why}"
+        return self.backend.refuses(recipe, target)
 
     def score_test(self, record: TrialRecord) -> TrialRecord:
         """The record with the score of its artifact on the test split, written to the study's folder."""
-        if record.artifact is None or record.test is not None or self._available.state == "compile-only":
+        if record.artifact is None or record.test is not None or self.state == "compile-only":
             return record
-        place = self._folder.trial_folder(self._target.name, record.number) / "test"
+        place = self.folder.trial_folder(self.target.name, record.number) / "test"
         place.mkdir(exist_ok=True)
         job = replace(
-            self._job(self.loaded(record.artifact)), evaluate={"test": self.arrays_folder(self._task.test.inputs)}
+            self.job(self.loaded(record.artifact)), evaluate={"test": self.arrays_folder(self.task.test.inputs)}
         )
-        result = run_job(job, place, python=self._python)
-        outputs = load_arrays(result.outputs["test"])
-        record = replace(record, test=self._score(outputs, self._task.test))
+        if self.pool:
+            result, _ = self.pool.run(job, place, lambda _stage: None)
+        else:
+            result = run_job(job, place, python=self.python)
+        record = self.judge.judge_test(record, load_arrays(result.outputs["test"]))
         if record.number != 0:
-            drop, drop_ci = self._drop(outputs, self._task.test, "test")
-            record = replace(record, test_drop=drop, test_drop_ci=drop_ci)
             shutil.rmtree(place, ignore_errors=True)
-        self._folder.write(record)
+        self.folder.write(record)
         return record
 
-    def _job(self, artifact: Loaded, source: Source | None = None) -> Job:
+    def job(self, artifact: Loaded, source: Source | None = None) -> Job:
         """A job of this target that does nothing with `artifact` yet, except compiling it from `source`."""
-        target = self._target
+        target = self.target
         return Job(
             backend=target.backend,
             threads=target.threads,
@@ -257,18 +123,14 @@ class TrialRunner:
             source=source,
             options=target.options,
             pin=target.pin,
-            seed=self._folder.meta.seed,
+            seed=self.folder.meta.seed,
             device=target.device,
         )
-
-    def _score(self, outputs: Arrays, split: Split) -> Score:
-        task = self._task
-        return replace(score_of(task.metric, outputs, split.targets, self._folder.meta.seed), name=task.metric_name)
 
     def loaded(self, artifact: Artifact) -> Loaded:
         """Where an artifact of this study lies."""
         return Loaded(
-            self._folder.path.resolve() / artifact.folder, tuple(f.name for f in artifact.files), artifact.precision
+            self.folder.path.resolve() / artifact.folder, tuple(f.name for f in artifact.files), artifact.precision
         )
 
     def arrays_folder(self, arrays: Arrays) -> Path:
@@ -283,24 +145,159 @@ class TrialRunner:
         except OSError as error:
             raise StageError("cache", f"inputs cannot be written ({error.strerror or error})") from error
 
-    def _drop(self, outputs: Arrays, split: Split, name: str) -> tuple[float, Interval]:
-        """What the metric loses against the baseline on the same samples of a split, with its interval."""
-        if name not in self._baseline_outputs:
-            place = self._folder.trial_folder(self._target.name, 0)
-            self._baseline_outputs[name] = load_arrays((place / "test" if name == "test" else place) / "outputs" / name)
-        baseline = self._baseline_outputs[name]
-        difference, interval = paired_difference(
-            self._task.metric, baseline, outputs, split.targets, self._folder.meta.seed
+
+class Trial:
+    """One trial on its way: `prepare`, `measure`, `conclude`, in this order; what goes wrong is in its record.
+
+    The first and the last work on this machine, one trial at a time. `measure` of several trials of a target with
+    devices may run at once, each in a thread. On leaving its context what was started for it is ended.
+
+    Raises:
+        TargetUnavailable: from each part: the target's devices are gone; it is to be done again some other day.
+    """
+
+    def __init__(self, runner: TrialRunner, recipe: Recipe, number: int, baseline: TrialRecord | None) -> None:
+        self.record = TrialRecord(number, runner.target.name, recipe, Outcome.FAILED)
+        self.place = runner.folder.trial_folder(runner.target.name, number)
+        self._runner = runner
+        self._baseline = baseline
+        self._began = time.monotonic()
+        self._seconds: dict[str, float] = {}
+        self._over = False
+        self._job: Job | None = None
+        self._compiled: JobResult | None = None
+        self._result: JobResult | None = None
+        self._child: ChildProcess | None = None
+        self._started = ExitStack()
+
+    def __enter__(self) -> Trial:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._started.close()
+
+    def prepare(self, listen: Listener) -> None:
+        """The pipeline, and for devices elsewhere the compiler."""
+        runner = self._runner
+        # What a killed process left of this very trial.
+        shutil.rmtree(self.place, ignore_errors=True)
+        with self._attempt():
+            self.place.mkdir(parents=True)
+            if runner.pool is None:
+                # Started here, the child has its imports behind it when the pipeline is through.
+                child = ChildProcess(self.place, runner.target.threads, runner.python, runner.target.backend)
+                self._child = self._started.enter_context(child)
+            why = runner.refusal(self.record.recipe)
+            if why:
+                self.record = replace(self.record, outcome=Outcome.REJECTED, reason=why)
+                self._over = True
+                return
+            self._job = self._built(listen)
+            if runner.pool:
+                self._compiled = compile_only(self._job, self.place, lambda stage: listen(stage, 0, 0), runner.python)
+
+    def measure(self, on_stage: Callable[[str], None]) -> None:
+        """Compiles where that is not done, audits, measures and evaluates, on this machine or on a device."""
+        if self._over or self._job is None:
+            return
+        runner, job = self._runner, self._job
+        with self._attempt():
+            if runner.pool and self._compiled:
+                rest = without_compiling(job, self._compiled)
+                result, device = runner.pool.run(rest, self.place, on_stage)
+                self._result = joined(self._compiled, result)
+                self.record = replace(self.record, device=device)
+            else:
+                apart = runner.backend.apart
+                self._result = compile_and_run(job, self.place, on_stage, runner.python, self._child, apart)
+
+    def conclude(self) -> TrialRecord:
+        """The record, written to the study's folder."""
+        result = self._result
+        if not self._over and result is not None:
+            with self._attempt():
+                for stage, value in result.seconds.items():
+                    self._seconds[stage] = self._seconds.get(stage, 0.0) + value
+                began = time.monotonic()
+                self.record = self._runner.judge.judge(self.record, self.place, self._baseline, result)
+                self._seconds["score"] = time.monotonic() - began
+        spent = time.monotonic() - self._began
+        self._seconds["other"] = max(0.0, spent - sum(self._seconds.values()))
+        self.record = replace(
+            self.record,
+            seconds={stage: round(value, 4) for stage, value in self._seconds.items()},
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        return 0.0 - difference, Interval(0.0 - interval.high, 0.0 - interval.low)
+        self._runner.folder.write(self.record)
+        return self.record
 
-    def _relative(self, path: Path) -> str:
-        return str(path.resolve().relative_to(self._folder.path.resolve()))
+    def _built(self, listen: Listener) -> Job:
+        """The job of the model that the pipeline makes of the recipe."""
+        runner, recipe = self._runner, self.record.recipe
+        target, task = runner.target, runner.task
+        built = runner.pipeline.run(recipe, target, listen)
+        self._seconds.update(built.seconds)
+        self.record = replace(self.record, reused=built.reused, weight_bits=dict(built.weight_bits))
+        began = time.monotonic()
+        example = runner.arrays_folder(first_rows(task.val.inputs, target.batch))
+        val = runner.arrays_folder(task.val.inputs)
+        # Outputs that training left without a range get one, so it is there after training too.
+        calibrates = runner.backend.form == "program" and recipe.stages
+        calibration = runner.arrays_folder(task.calibration) if calibrates else None
+        self._seconds["prepare"] = time.monotonic() - began
+        reference = None
+        if self._baseline is not None and self._baseline.artifact is not None:
+            reference = runner.loaded(self._baseline.artifact)
+        source = Source(
+            built.model,
+            recipe.precision,
+            recipe,
+            built.settings,
+            calibration,
+            target.batch,
+            target.threads,
+            target.options,
+        )
+        return replace(
+            runner.job(Loaded(self.place / "artifact", (), recipe.precision), source),
+            run=runner.state != "compile-only",
+            reference=reference,
+            example=example,
+            measure=target.measuring if runner.state == "ready" else None,
+            audit=True,
+            evaluate={"val": val},
+        )
+
+    @contextmanager
+    def _attempt(self) -> Iterator[None]:
+        """What goes wrong within becomes the trial's reason, and the trial is over."""
+        try:
+            yield
+        except TargetUnavailable:
+            raise
+        except AutoshrinkError as error:
+            log = Path(error.log) if isinstance(error, ChildError) else None
+            kept = relative_to_study(self._runner.folder, log) if log and log.exists() else None
+            self._fail(str(error), kept)
+        except Exception as error:
+            trace = self.place / "traceback.log"
+            reason = f"{type(error).__name__}: {error}".strip()
+            try:
+                trace.write_text(traceback.format_exc())
+                self._fail(reason, relative_to_study(self._runner.folder, trace))
+            except OSError:
+                self._fail(reason, None)
+
+    def _fail(self, reason: str, log: str | None) -> None:
+        self.record = replace(self.record, outcome=Outcome.FAILED, reason=reason, log=log)
+        self._over = True
 
 
-def load_arrays(folder: Path) -> dict[str, Array]:
-    """The npy files of a folder, by name."""
-    return {path.stem: np.load(path, allow_pickle=False) for path in sorted(folder.glob("*.npy"))}
+def _here(target: Target) -> tuple[State, str]:
+    found = availability(target)
+    return found.state, found.why
 
 
 def first_rows(arrays: Arrays, count: int) -> Mapping[str, Array]:
