@@ -248,10 +248,14 @@ def _load(task: str | Path | Task) -> Task:
 
 
 def _check_available(targets: Iterable[Target]) -> None:
+    from autoshrink.devices import open_device
     from autoshrink.isolate.probe import probe
 
     for target in targets:
         probe(target)
+        for spec in target.devices:
+            # What a profile names and is not here is said before there is a study.
+            open_device(spec, target, lambda _text: None).close()
 
 
 def _run(folder: StudyFolder, task: Task, console: Console | None) -> Study:

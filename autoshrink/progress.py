@@ -70,6 +70,7 @@ class Progress:
         self._recent: deque[TrialRecord] = deque(maxlen=RECENT)
         self._baselines: dict[str, TrialRecord] = {}
         self._best: dict[str, TrialRecord] = {}
+        self._elsewhere: dict[tuple[str, int], str] = {}
         self._interrupted = False
         self._previous: Callable[[int, FrameType | None], Any] | int | None = None
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -110,11 +111,22 @@ class Progress:
         self._stage = f"{stage} {done}/{total}" if total else stage
         self._draw(force=not total or done == total)
 
+    def elsewhere(self, target: str, number: int, stage: str) -> None:
+        """A trial that a device elsewhere measures has come to a stage."""
+        self._elsewhere[target, number] = stage
+        self._draw(force=True)
+
+    def waiting_for_devices(self, target: str) -> None:
+        """The search waits for a device of a target."""
+        self._now = Text.assemble((target, "bold"), "  looks for its devices")
+        self._draw(force=True)
+
     def end(self, record: TrialRecord, finished: int, planned: int | None) -> None:
         """A trial ended."""
         if self._first_count is None:
             self._first_count = finished - 1
         self._finished, self._planned = finished, planned
+        self._elsewhere.pop((record.target, record.number), None)
         if record.number == 0:
             self._baselines[record.target] = record
         elif record.outcome is Outcome.COMPLETE and record.is_scored and (record.drop or 0) <= WORTHY_DROP:
@@ -163,7 +175,12 @@ class Progress:
         rows.extend(self._line(record) for record in self._recent)
         now = self._now.copy()
         now.append(f"  {self._stage}", style="dim")
-        rows.extend([now, Text("")])
+        rows.append(now)
+        rows.extend(
+            Text.assemble((target, "bold"), f"  trial {number}  ", (stage, "dim"))
+            for (target, number), stage in self._elsewhere.items()
+        )
+        rows.append(Text(""))
         rows.extend(Text.assemble(("best so far  ", "bold"), self._line(record)) for record in self._best.values())
         return Group(*rows)
 

@@ -3,6 +3,7 @@
 results/<study>/
     study.json                    what was asked for: task, targets, space, seed; and the machine
     study.db                      the sampler's memory (Optuna); can be lost, the records cannot
+    <target>/device.json          what the device is that its trials are measured on
     <target>/trials/0007.json     one record a trial
     <target>/trials/0007/         raw latency samples and the child's log
     artifacts/<key>/              compiled files, shared by trials that came to the same bytes
@@ -192,6 +193,17 @@ class StudyFolder:
         if not path.exists():
             return {}
         return {str(what): str(why) for what, why in read_json(path).get("left_out", {}).items()}
+
+    def write_identity(self, target: str, identity: Mapping[str, str]) -> None:
+        """Keeps what the device is that a target's trials are measured on; see `autoshrink.devices.identity`."""
+        write_json(self.path / target / "device.json", {"schema": SCHEMA, "identity": dict(identity)})
+
+    def identity(self, target: str) -> dict[str, str]:
+        """What the device of a target's trials is; empty before the search has begun."""
+        path = self.path / target / "device.json"
+        if not path.exists():
+            return {}
+        return {str(name): str(value) for name, value in read_json(path).get("identity", {}).items()}
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -47,6 +47,8 @@ def availability(target: Target) -> Availability:
 def probe(target: Target) -> frozenset[str]:
     """What the target's runtime reports of this machine, asked in a child; nothing of one that is not here to run.
 
+    A target with devices elsewhere only has to be able to compile here.
+
     Raises:
         TargetUnavailable: the runtime is not here, with what to do about it.
         ChildError: it is, and cannot be started.
@@ -54,7 +56,7 @@ def probe(target: Target) -> frozenset[str]:
     available = availability(target)
     if available.state == "unavailable":
         raise TargetUnavailable(f"target {target.name} is {available.state}: {available.why}; {available.fix}")
-    if available.state == "compile-only":
+    if available.state == "compile-only" or target.devices:
         return frozenset()
     with TemporaryDirectory(prefix="autoshrink-") as place:
         job = Job(

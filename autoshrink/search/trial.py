@@ -176,6 +176,15 @@ class Trial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to be measured: it was rejected, or has failed."""
+        return self._over
+
+    def close(self) -> None:
+        """Ends what was started for it. May be called twice."""
         self._started.close()
 
     def prepare(self, listen: Listener) -> None:
