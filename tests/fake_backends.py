@@ -140,3 +140,11 @@ class FakeThreadCounter(FakeBackend):
 
     def capabilities(self) -> frozenset[str]:
         return frozenset({os.environ["OMP_NUM_THREADS"]})
+
+
+class FakeSegfaultAtLoad(FakeBackend):
+    def load(
+        self, folder: Path, files: tuple[str, ...], precision: str, threads: int, options: Settings = NO_OPTIONS
+    ) -> Session:
+        ctypes.string_at(0)
+        return super().load(folder, files, precision, threads, options)

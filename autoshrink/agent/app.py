@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from autoshrink import __version__
-from autoshrink.agent.guard import Guard, Rules
+from autoshrink.agent.guard import Guard, Large, Late, Rules
 from autoshrink.agent.queue import Entry, Queue, Refused
 from autoshrink.agent.store import Wrong
 from autoshrink.agent.wire import PROTOCOL, JobRequest
@@ -53,6 +53,14 @@ def make_app(queue: Queue, rules: Rules) -> Guard:
     @app.exception_handler(Wrong)
     async def wrong(_request: Request, error: Wrong) -> Response:
         return _error(422, str(error))
+
+    @app.exception_handler(Late)
+    async def late(_request: Request, error: Late) -> Response:
+        return _error(408, str(error), close=True)
+
+    @app.exception_handler(Large)
+    async def large(_request: Request, error: Large) -> Response:
+        return _error(413, str(error), close=True)
 
     @app.exception_handler(OSError)
     async def no_room(_request: Request, error: OSError) -> Response:
@@ -168,5 +176,6 @@ def _told(problems: Sequence[Any]) -> str:
     return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in problems[:MOST_PROBLEMS])
 
 
-def _error(status: int, why: str) -> JSONResponse:
-    return JSONResponse({"error": why}, status)
+def _error(status: int, why: str, close: bool = False) -> JSONResponse:
+    """`close` ends the connection, whose body was not read to its end."""
+    return JSONResponse({"error": why}, status, {"Connection": "close"} if close else None)

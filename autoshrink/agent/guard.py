@@ -26,11 +26,17 @@ SLOWEST = 2048
 
 
 class Late(Exception):
-    """A body comes too slowly."""
+    """A body comes too slowly; raised where the application reads it."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the body came with less than {SLOWEST} bytes a second")
 
 
 class Large(Exception):
-    """A body is over the limit."""
+    """A body is over the limit; raised where the application reads it."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"the body has over {most:,} bytes")
 
 
 @dataclass(frozen=True)
@@ -70,24 +76,8 @@ class Guard:
         if refusal:
             await _say(send, *refusal)
             return
-        started = False
-
-        async def tell(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
         most = self._rules.most_file if "/files/" in scope["path"] else self._rules.most_json
-        try:
-            await self._app(scope, self._paced(receive, most), tell)
-        except Late:
-            answer = 408, f"the body came with less than {SLOWEST} bytes a second"
-        except Large:
-            answer = 413, f"the body has over {most:,} bytes"
-        else:
-            return
-        if not started:
-            await _say(send, *answer)
+        await self._app(scope, self._paced(receive, most), send)
 
     def _refusal(self, headers: dict[bytes, bytes], is_file: bool) -> tuple[int, str] | None:
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
@@ -100,7 +90,7 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         most = self._rules.most_file if is_file else self._rules.most_json
         if not length.isdigit() or int(length) > most:
-            return 413, f"the body has over {most:,} bytes"
+            return 413, str(Large(most))
         return None
 
     def _paced(self, receive: Receive, most: int) -> Receive:
@@ -119,7 +109,7 @@ class Guard:
             got += len(message.get("body", b""))
             over = not message.get("more_body", False)
             if got > most:
-                raise Large
+                raise Large(most)
             spent = time.monotonic() - began - self._rules.silence_s
             if not over and spent > 0 and got < SLOWEST * spent:
                 raise Late

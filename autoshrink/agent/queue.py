@@ -86,10 +86,16 @@ class Entry:
 
 @dataclass(eq=False)
 class Session:
-    """A client that works with the agent. Its jobs are numbered upwards, so that none can be sent twice."""
+    """A client that works with the agent. Its jobs are numbered upwards, so that none can be sent twice.
+
+    Attributes:
+        heard: `time.monotonic()` of its last request; `waiting` are those that wait for their answer now.
+        last: number of its latest job.
+    """
 
     name: str
     heard: float
+    waiting: int = 0
     last: int = 0
     entry: Entry | None = None
 
@@ -226,10 +232,15 @@ class Queue:
 
     async def wait(self, entry: Entry, version: int, seconds: float) -> None:
         """Returns when the job has changed since `version`, or after so many seconds."""
-        if entry.version == version and not entry.gone:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(entry.changed.wait(), seconds)
-        entry.session.heard = time.monotonic()
+        session = entry.session
+        session.waiting += 1
+        try:
+            if entry.version == version and not entry.gone:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(entry.changed.wait(), seconds)
+        finally:
+            session.waiting -= 1
+            session.heard = time.monotonic()
 
     def _say(self, entry: Entry, state: State | None = None, stage: str = "") -> None:
         entry.state = state or entry.state
@@ -314,7 +325,7 @@ class Queue:
             await asyncio.sleep(min(LOOK_S, self._grace / 2))
             now = time.monotonic()
             for session in list(self._sessions.values()):
-                if now - session.heard > self._grace:
+                if not session.waiting and now - session.heard > self._grace:
                     self.end(session)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import ssl
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,7 @@ class Settings:
 
 
 def serve(settings: Settings, ready: Callable[[int], None], until_closed: bool = False) -> None:
-    """Serves until it is interrupted.
+    """Serves until it is interrupted or told to end (SIGINT, SIGTERM). Called in the main thread.
 
     Args:
         settings: how.
@@ -66,10 +68,15 @@ def serve(settings: Settings, ready: Callable[[int], None], until_closed: bool =
     """
     _check_certificate(settings)
     listening = _listen(settings.host, settings.port)
-    with OwnFolder(PREFIX) as place, listening:
-        jobs = place.path / "jobs"
-        jobs.mkdir()
-        asyncio.run(_serve(settings, listening, place.path, Runner(jobs), ready, until_closed))
+    # Being told to end is as good a way as Ctrl-C, and tidies up as well.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with OwnFolder(PREFIX) as place, listening, suppress(KeyboardInterrupt):
+            jobs = place.path / "jobs"
+            jobs.mkdir()
+            asyncio.run(_serve(settings, listening, place.path, Runner(jobs), ready, until_closed))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def _serve(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -26,6 +27,8 @@ from autoshrink.target import RemoteDevice, Target
 
 SILENT_S = 45.0
 """Seconds without an answer after which the device counts as gone."""
+GREETING_S = 5.0
+"""The same of a device that is only asked whether it is there."""
 LOOK_S = 20.0
 """Longest that an answer is held back while nothing changes; see `agent.app.LONGEST_WAIT_S`."""
 TIMES = httpx.Timeout(connect=5.0, read=LOOK_S + 10, write=30.0, pool=5.0)
@@ -85,12 +88,13 @@ class Link:
         self._session = ""
         self._number = 0
         self._capabilities: dict[str, frozenset[str]] = {}
-        try:
-            verify: Any = httpx.create_ssl_context(verify=certificates) if certificates else True
-        except OSError as error:
-            raise ConfigError([f"device.ca: {certificates} cannot be read ({error.strerror or error})"]) from error
         self._http = httpx.Client(
-            base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=TIMES, verify=verify, trust_env=False
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=TIMES,
+            verify=_trusted(url, certificates),
+            # A proxy for the internet is none for a device beside this machine.
+            trust_env=False,
         )
 
     def facts(self, device: Device) -> Facts:
@@ -100,7 +104,7 @@ class Link:
             DeviceGone: it does not answer.
             TargetUnavailable: it is of another version, or refuses the token.
         """
-        found = self._ask("GET", "/v1/device", patience_s=5.0)
+        found = self._ask("GET", "/v1/device", patience_s=min(GREETING_S, self._patience))
         try:
             if found["protocol"] != PROTOCOL or found["autoshrink"] != __version__:
                 raise TargetUnavailable(
@@ -299,6 +303,17 @@ class _Status(Exception):
         with suppress(OSError):
             log.write_text(f"the agent refused the job: {self.why}\n")
         return ChildError("send", self.why, str(log))
+
+
+def _trusted(url: str, certificates: str) -> ssl.SSLContext:
+    """The certificates that an agent may have: the system's, or those of a file. Plain HTTP needs none."""
+    if not url.startswith("https"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        return ssl.create_default_context(cafile=certificates or None)
+    except OSError as error:
+        why = error.strerror or error
+        raise ConfigError([f"device.ca: {certificates} cannot be used ({why}); it must be a PEM file"]) from error
 
 
 def _check(response: httpx.Response) -> None:

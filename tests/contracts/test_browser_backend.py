@@ -181,20 +181,6 @@ class TestBrowser(OnnxContract):
         shutil.rmtree(place)
 
 
-def test_what_a_killed_process_left_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:
-        place = Path(name)
-        monkeypatch.setattr(browser_driver.tempfile, "tempdir", str(place))
-        left = place / f"{browser_driver.PREFIX}left"
-        left.mkdir()
-        (place / "another").mkdir()
-        mine, lock = browser_driver._own_folder()
-        other, other_lock = browser_driver._own_folder()
-        assert sorted(place.iterdir()) == sorted([mine, other, place / "another"])
-        os.close(lock)
-        os.close(other_lock)
-
-
 def test_a_long_path_of_temporary_files_is_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = tmp_path / ("long" * 20)
     long.mkdir()
