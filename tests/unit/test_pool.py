@@ -157,10 +157,19 @@ def test_an_update_of_the_runtime_in_the_middle_is_noticed(pool: Pool, two: list
 def test_one_that_comes_back_as_another_is_refused(pool: Pool, two: list[FakeDevice], tmp_path: Path) -> None:
     two[0].gone, two[0].identity = [DeviceGone("it was swapped")], IDENTITY | {"processor": "Fake-A55"}
     pool.run(JOB, tmp_path / "work", silent)
-    for _ in range(3):
-        time.sleep(0.02)
-        assert pool.run(JOB, tmp_path / "work", silent)[1] == two[1].name
-    assert pool.size == 1
+    # It is looked for as soon as a job has nobody else.
+    two[1].hold = threading.Event()
+    two[1].begun.clear()
+    threads = [threading.Thread(target=pool.run, args=(JOB, tmp_path / str(n), silent)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + 5
+    while pool.size == 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    two[1].hold.set()
+    for thread in threads:
+        thread.join(5)
+    assert pool.size == 1 and len(two[0].runs) == 1 and len(two[1].runs) == 3
 
 
 def test_one_that_cannot_run_the_target(said: list[str]) -> None:
