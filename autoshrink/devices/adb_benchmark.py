@@ -1,10 +1,10 @@
 """LiteRT's program `benchmark_model`: its flags, and what it prints.
 
-Flags and output are those of tensorflow/lite/tools/benchmark (README.md, benchmark_model.cc, benchmark_tflite_model.cc) and
-of its later home, LiteRT's tflite/tools/benchmark. It prints no time of a single call: of the warm-up and of the timed
-calls there is one line each, `count=N first= curr= min= max= avg= std=` in microseconds (later ones add `p5= median= p95=`),
-or `count=N curr=` where all took equally long. The mean is what is taken: the median and the percentiles are whole
-microseconds, too coarse for a call of ten, and absent from older programs.
+Flags and output are those of tensorflow/lite/tools/benchmark (README.md, benchmark_model.cc, benchmark_tflite_model.cc)
+and of its later home, LiteRT's tflite/tools/benchmark. It prints no time of a single call: of the warm-up and of the
+timed calls there is one line each, `count=N first= curr= min= max= avg= std=` in microseconds (later ones add `p5=
+median= p95=`), or `count=N curr=` where all took equally long. The mean is what is taken: the median and the
+percentiles are whole microseconds, too coarse for a call of ten, and absent from older programs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ STATISTICS = re.compile(r"^(?:\w+: )?count=(\d+)(?P<rest>.*)$", re.MULTILINE)
 VALUE = r"=([-+.\w]+)"
 SUMMARY = re.compile(r"timings in us: .*?(?:Inference \(avg\)|Inference|no stats): (\S+)")
 PEAK = re.compile(r"Overall peak memory footprint \(MB\) via periodic monitoring: (\S+)")
-NOTES = re.compile(r"^(?:\w+: )?((?:Explicitly applied|Though) \w+ delegate.*|Unconsumed cmdline flags: .*)$", re.MULTILINE)
+NOTES = re.compile(
+    r"^(?:\w+: )?((?:Explicitly applied|Though) \w+ delegate.*|Unconsumed cmdline flags: .*)$", re.MULTILINE
+)
 FAULTS = re.compile(r"ERROR|FATAL|CANNOT LINK|not executable|not found|denied|[Aa]borted|Segmentation", re.MULTILINE)
 LAST_WORD = "Benchmarking failed."
 SAME = 2e-3
@@ -114,7 +116,9 @@ def parse_benchmark(text: str) -> Benchmark:
     if again is None or not math.isclose(mean, again, rel_tol=SAME, abs_tol=SAME):
         raise ValueError(f"says {mean:g} us a call in one line and {summary[1]} in another")
     if not mean:
-        raise ValueError("says 0 us a call: one is too short for its clock; a higher batch in the target makes it longer")
+        raise ValueError(
+            "says 0 us a call: one is too short for its clock; a higher batch in the target makes it longer"
+        )
     peak = PEAK.search(timed)
     megabytes = (_number(peak[1]) if peak else None) or 0.0
     notes = tuple(dict.fromkeys(match[1].strip() for match in NOTES.finditer(text)))

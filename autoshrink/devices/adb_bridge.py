@@ -233,18 +233,16 @@ class Adb:
             )
             if not stopped_too:
                 self._running = process
-        try:
-            out, err = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            raise TimeoutError from None
-        finally:
-            with self._lock:
-                if not stopped_too:
-                    self._running = None
-                if process.returncode is None:
+        with process:
+            try:
+                out, err = process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                raise TimeoutError from None
+            finally:
+                with self._lock:
+                    if not stopped_too:
+                        self._running = None
                     _kill(process)
-            with suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=CALL_S)
         if self._stopped and not stopped_too:
             raise DeviceGone(CLOSED)
         return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
@@ -258,7 +256,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _explain(device: Attached) -> tuple[str, str]:
-    why, fix = STATES.get(device.state, (f"is in the state {device.state!r}", "start it as usual; adb devices lists it"))
+    why, fix = STATES.get(
+        device.state, (f"is in the state {device.state!r}", "start it as usual; adb devices lists it")
+    )
     return f"device {device.serial} {why} ({device.state})", fix
 
 
