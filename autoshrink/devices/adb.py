@@ -242,6 +242,7 @@ class _Run:
         kept.parent.mkdir(exist_ok=True)
         left = self.left()
         if left <= 0:
+            kept.touch()
             raise self._too_long(kept)
         command = [self._binary, *flags(graph, self._job.threads, calls, seconds, left, inputs, memory)]
         if self._job.pin:

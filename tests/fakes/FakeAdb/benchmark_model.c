@@ -1,6 +1,7 @@
 /* FAKE: stands in for LiteRT's benchmark_model. It runs no model and tells a made-up time: one microsecond for every 8
    bytes of the file. It prints what the real one prints (tensorflow/lite/tools/benchmark), and fails as FAKE_BENCHMARK
    says. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,8 +84,8 @@ int main(int count, char **words) {
         fprintf(stderr, "terminating with uncaught exception of type std::bad_alloc: std::bad_alloc\n");
         abort();
     }
-    if (!strcmp(mode, "crash")) raise(11);
-    if (!strcmp(mode, "killed")) raise(9);
+    if (!strcmp(mode, "crash")) raise(SIGSEGV);
+    if (!strcmp(mode, "killed")) raise(SIGKILL);
     if (!strcmp(mode, "hang")) sleep(600);
     printf("%sExplicitly applied XNNPACK delegate, and the model graph will be completely executed by the delegate.\n", prefix);
     printf("%sThe input model file size (MB): %g\n%sInitialized session in 1.25ms.\n", prefix, size / 1e6, prefix);
