@@ -27,7 +27,10 @@ CALL_S = 20.0
 PUSH_BYTES_S = 2**20
 """A push may be this slow: USB 2 with a long cable, or a wireless connection."""
 ENDED = re.compile(r"autoshrink-ended:(\d+)\s*\Z")
-"""The last that a line on the device prints, with its exit status: before Android 7, adb itself does not pass it on."""
+"""The last that a line on the device prints, with its exit status.
+
+adb does not pass that on before Android 7; and of a connection that breaks off it says nothing, and ends with 0.
+"""
 LISTED = re.compile(r"(\(no serial number\)|\S+)\s+(no permissions|\S+)")
 CLOSED = "the device was closed while it worked"
 
@@ -186,7 +189,9 @@ class Adb:
             raise DeviceGone(f"pushing {file.name} to device {serial} took longer than {seconds:.0f} s") from None
         if code and serial not in {each.serial for each in self._ready_ones()}:
             raise self._gone(serial, said or text)
-        return _last_line(f"{text}\n{said}") if code else ""
+        # What went wrong stands on standard output, before how much was pushed.
+        wrong = [line for line in f"{said}\n{text}".splitlines() if "error" in line]
+        return _last_line("\n".join(wrong) or said or text) if code else ""
 
     def stop(self) -> None:
         """Ends the call that runs, and lets no other begin but `remove`; they raise `DeviceGone`."""

@@ -1,6 +1,7 @@
 """AdbDevice on a FAKE device (see tests/android_device.py): its states, a whole job, and every way in which one fails.
 
-What is real here: AdbDevice, sh, the `.tflite` files and LiteRT, which gives their outputs. No phone was ever attached.
+What is real here: AdbDevice, sh, the `.tflite` files and LiteRT, which gives their outputs; in the last class the
+program adb too, which talks to a FAKE daemon. No phone was ever attached.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from autoshrink.isolate.parent import WAITING
 from autoshrink.measure.timing import Samples
 from autoshrink.target import ChildLimits, Measuring, Precision, RemoteDevice, Target
 from tests.android_device import LISTED, SERIAL, FakeAdb, build_benchmark, weights, write_linear
+from tests.fake_adbd import FakeAdbd
 
 MOMENT = Measuring(rounds_min=3, rounds_max=3, turn_ms=1, warm_up_calls=1, time_limit_s=60)
 PATIENCE_S = 20
@@ -509,15 +512,23 @@ def ended(pid: int) -> bool:
     return False
 
 
-@pytest.mark.skipif(not shutil.which("adb"), reason="no adb: apt-get install adb")
-def test_the_real_adb_without_a_device_says_that_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def real_adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The real program with a server and a key of its own: whatever server this machine has is left alone."""
+    if not shutil.which("adb"):
+        pytest.skip("no adb on the PATH: apt-get install adb")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    # A server of its own, with a key of its own: whatever one this machine has is left alone.
     monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", port)
     monkeypatch.setenv("HOME", str(tmp_path))
-    try:
+    yield
+    subprocess.run(["adb", "kill-server"], capture_output=True, timeout=30)
+
+
+@pytest.mark.usefixtures("real_adb")
+class TestTheRealAdb:
+    def test_without_a_device_it_says_that_there_is_none(self) -> None:
         found = state_of(RemoteDevice(adb="any", benchmark_model="benchmark_model"))
         if "no device is attached" not in found.why:
             listed = subprocess.run(["adb", "devices"], capture_output=True, text=True, timeout=30).stdout
@@ -525,5 +536,55 @@ def test_the_real_adb_without_a_device_says_that_there_is_none(tmp_path: Path, m
         assert found.state == "unavailable"
         with pytest.raises(DeviceGone, match=r"FAKE0123 is not attached any more \(adb: .*device 'FAKE0123' not found"):
             adb_bridge.Adb().ask("FAKE0123", "true")
+
+    @needs_cc
+    @pytest.mark.parametrize("features", ["shell_v2", ""])
+    def test_it_takes_a_job_to_a_fake_daemon(
+        self, spec: RemoteDevice, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: str
+    ) -> None:
+        with fake_daemon(tmp_path, monkeypatch, features) as daemon:
+            device = fake_target_device(replace(spec, adb=daemon.address))
+            assert device.facts().identity["processor"] == "FakeCorp F900"
+            daemon.full = True
+            assert failure(device, job, tmp_path / "work").reason.endswith("No space left on device")
+            daemon.full = False
+            result = device.run(timed_only(job), tmp_path / "work", lambda _stage: None)
+            sizes = [(tmp_path / name / "model.tflite").stat().st_size for name in ("small", "large")]
+            assert result.latency is not None
+            assert result.latency.ratio == pytest.approx(sizes[0] / sizes[1], rel=1e-4)
+            monkeypatch.setenv("FAKE_BENCHMARK", "crash")
+            assert "signal 11 (SIGSEGV)" in failure(device, job, tmp_path / "work").reason
+            monkeypatch.setenv("FAKE_BENCHMARK", "")
+            assert len(list((tmp_path / "phone/root/data/local/tmp").glob("autoshrink-*/*"))) == 4
+            device.close()
+            assert list((tmp_path / "phone/root/data/local/tmp").iterdir()) == []
+
+    @needs_cc
+    def test_a_fake_daemon_that_goes_away_in_the_middle_is_gone(
+        self, spec: RemoteDevice, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with fake_daemon(tmp_path, monkeypatch) as daemon:
+            device = fake_target_device(replace(spec, adb=daemon.address))
+            daemon.unplug_at = "--min_secs=0.0010"
+            with pytest.raises(DeviceGone, match=daemon.address):
+                device.run(timed_only(job), tmp_path / "work", lambda _stage: None)
+            with pytest.raises(DeviceGone):
+                device.facts()
+            device.close()
+
+
+@contextmanager
+def fake_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, features: str = "shell_v2") -> Iterator[FakeAdbd]:
+    phone = FakeAdb(tmp_path / "phone", monkeypatch)
+    # The files and programs of the fake device, and the real adb.
+    (phone.home / "program" / "adb").unlink()
+    daemon = FakeAdbd(phone.home, features)
+    try:
+        subprocess.run(["adb", "connect", daemon.address], capture_output=True, timeout=30, check=True)
+        deadline = time.monotonic() + PATIENCE_S
+        while (daemon.address, "device") not in {(each.serial, each.state) for each in adb_bridge.Adb().devices()}:
+            assert time.monotonic() < deadline, "the real adb never took the fake daemon for a device"
+            time.sleep(0.05)
+        yield daemon
     finally:
-        subprocess.run(["adb", "kill-server"], capture_output=True, timeout=30)
+        daemon.close()
