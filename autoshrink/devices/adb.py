@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -100,6 +101,8 @@ class AdbDevice(Device):
             self.say(f"{self.name}: {HERE}")
         work.mkdir(parents=True, exist_ok=True)
         (work / LOG).touch()
+        # Of a try before, which the device did not stay for.
+        shutil.rmtree(work / RAW, ignore_errors=True)
         with device_lock(f"adb-{self._serial}", lambda: on_stage(WAITING)):
             run = _Run(adb, self._serial, self._folder, _program(self.spec), job, work, on_stage)
             timed = run.result()

@@ -32,6 +32,7 @@ ENDED = re.compile(r"autoshrink-ended:(\d+)\s*\Z")
 adb does not pass that on before Android 7; and of a connection that breaks off it says nothing, and ends with 0.
 """
 LISTED = re.compile(r"(\(no serial number\)|\S+)\s+(no permissions|\S+)")
+INSTALL = "apt-get install adb, or Android's platform-tools"
 CLOSED = "the device was closed while it worked"
 
 STATES = {
@@ -94,7 +95,7 @@ class Adb:
     def __init__(self) -> None:
         program = shutil.which("adb")
         if program is None:
-            raise Unready("adb is not on this machine's PATH", "apt-get install adb, or Android's platform-tools")
+            raise Unready("adb is not on this machine's PATH", INSTALL)
         self._program = program
         self._lock = threading.Lock()
         self._running: subprocess.Popen[bytes] | None = None
@@ -202,7 +203,7 @@ class Adb:
 
     def remove(self, serial: str, folder: str) -> None:
         """Deletes a folder on the device, if it is there still; also after `stop`."""
-        with suppress(TimeoutError, OSError):
+        with suppress(TimeoutError, Unready):
             self._call(["-s", serial, "shell", f"rm -rf {folder}"], CALL_S, stopped_too=True)
 
     def _ready_ones(self) -> list[Attached]:
@@ -228,14 +229,17 @@ class Adb:
         with self._lock:
             if self._stopped and not stopped_too:
                 raise DeviceGone(CLOSED)
-            process = subprocess.Popen(
-                [self._program, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                # A group of its own can be killed as a whole, and an interrupt from the keyboard is left to us.
-                start_new_session=True,
-            )
+            try:
+                process = subprocess.Popen(
+                    [self._program, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    # A group of its own can be killed as a whole, and an interrupt from the keyboard is left to us.
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise Unready(f"{self._program} does not start: {error.strerror}", INSTALL) from error
             if not stopped_too:
                 self._running = process
         with process:

@@ -207,6 +207,9 @@ class TestStates:
         found = state_of(spec)
         assert (found.state, found.why) == ("unavailable", "adb is not on this machine's PATH")
         assert "apt-get install adb" in found.fix
+        (tmp_path / "adb").write_text("no program")
+        (tmp_path / "adb").chmod(0o755)
+        assert state_of(spec).why == f"{tmp_path / 'adb'} does not start: Exec format error"
 
     def test_a_server_that_does_not_start_or_answer_is_said(
         self, phone: FakeAdb, spec: RemoteDevice, monkeypatch: pytest.MonkeyPatch
@@ -474,7 +477,10 @@ class TestFailures:
             device.run(job, tmp_path / "work", lambda _stage: None)
         phone.mend("unplug")
         phone.attach(LISTED)
+        stale = tmp_path / "work" / "benchmark" / "9999.txt"
+        stale.write_text("of the try that was broken off")
         assert device.run(timed_only(job), tmp_path / "work", lambda _stage: None).latency
+        assert not stale.exists()
 
     @pytest.mark.parametrize("stage", ["measure", "evaluate"])
     def test_closing_ends_a_job(self, phone: FakeAdb, device: AdbDevice, job: Job, tmp_path: Path, stage: str) -> None:

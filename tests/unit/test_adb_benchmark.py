@@ -92,6 +92,19 @@ def test_other_text_is_refused(text: str, why: str) -> None:
     assert why in str(caught.value)
 
 
+def test_text_that_was_cut_off_gives_the_right_time_or_none() -> None:
+    whole = parse_benchmark(NEW)
+    read = 0
+    for end in range(len(NEW)):
+        try:
+            found = parse_benchmark(NEW[:end])
+        except ValueError:
+            continue
+        read += 1
+        assert (found.calls, found.seconds) == (whole.calls, whole.seconds)
+    assert read > 0
+
+
 def test_the_flags_are_those_of_the_program() -> None:
     inputs = [("/a", (1, 3, 8)), ("/b", (1, 4))]
     assert flags("/g", 2, 3, 0.5, 98.2, inputs) == [
