@@ -29,7 +29,7 @@ from autoshrink.devices.adb_benchmark import Benchmark, flags, parse_benchmark, 
 from autoshrink.devices.adb_bridge import CLOSED, Adb, Ran, Unready
 from autoshrink.devices.adb_facts import facts_of, runtime_of, temperature
 from autoshrink.devices.base import Device, DeviceGone, Facts, OnStage
-from autoshrink.errors import ChildError
+from autoshrink.errors import ChildError, ConfigError
 from autoshrink.isolate.device import device_lock
 from autoshrink.isolate.evaluate import map_arrays
 from autoshrink.isolate.job import LOG, SAMPLES, Job, JobResult, Loaded
@@ -63,27 +63,35 @@ def state_of(spec: RemoteDevice) -> Facts:
 
 
 class AdbDevice(Device):
-    """See `Device`. Files lie in a folder of this object's own on the device until `close`; candidates go earlier."""
+    """See `Device`. Files lie in a folder of this object's own on the device until `close`; candidates go earlier.
+
+    Raises:
+        ConfigError: there is no adb here, or `benchmark_model` is missing or no program.
+    """
 
     def __init__(self, spec: RemoteDevice, target: Target, say: Callable[[str], None]) -> None:
         super().__init__(spec, target, say)
-        self._adb: Adb | None = None
+        try:
+            self._adb = Adb()
+            runtime_of(_program(spec))
+        except Unready as error:
+            raise ConfigError([f"device.adb: {error}"]) from error
         self._serial = ""
         self._folder = f"{PLACE}/autoshrink-{secrets.token_hex(6)}"
         self._child: ChildProcess | None = None
         self._closed = False
-        self._told = False
+        self._used = False
 
     def facts(self) -> Facts:
         """See `Device.facts`.
 
         Raises:
             DeviceGone: it was there before.
-            TargetUnavailable: there is no adb, no device, one that is not ready, no program for it; an `Unready`, which
+            TargetUnavailable: there is no device, it is not ready, or the program is none for it; an `Unready`, which
                 has `why` and `fix` apart.
         """
-        adb = self._ready()
-        return facts_of(adb, self._serial, _program(self.spec))
+        self._find()
+        return facts_of(self._adb, self._serial, _program(self.spec))
 
     def run(self, job: Job, work: Path, on_stage: OnStage) -> JobResult:
         """See `Device.run`.
@@ -93,51 +101,48 @@ class AdbDevice(Device):
             TargetUnavailable: as `facts`.
             ChildError: the file does not run there, or not here for its accuracy; or not in `child.time_limit_s`.
         """
-        adb = self._ready()
         if job.probe:
             return JobResult(capabilities=self.facts().capabilities)
-        if not self._told:
-            self._told = True
+        self._find()
+        if not self._used:
+            self._used = True
             self.say(f"{self.name}: {HERE}")
         work.mkdir(parents=True, exist_ok=True)
         (work / LOG).touch()
         # Of a try before, which the device did not stay for.
         shutil.rmtree(work / RAW, ignore_errors=True)
         with device_lock(f"adb-{self._serial}", lambda: on_stage(WAITING)):
-            run = _Run(adb, self._serial, self._folder, _program(self.spec), job, work, on_stage)
+            run = _Run(self._adb, self._serial, self._folder, _program(self.spec), job, work, on_stage)
             timed = run.result()
         return self._with_accuracy(job, work, on_stage, timed, run)
 
     def close(self) -> None:
         """See `Device.close`."""
         self._closed = True
-        child, adb = self._child, self._adb
+        child = self._child
         if child is not None and child.process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(child.process.pid, signal.SIGKILL)
-        if adb is not None:
-            adb.stop()
-            if self._serial:
-                adb.remove(self._serial, self._folder)
+        self._adb.stop()
+        if self._used:
+            self._adb.remove(self._serial, self._folder)
 
-    def _ready(self) -> Adb:
-        """With the serial number of the device known, which is kept: `any` is the same one from then on."""
+    def _find(self) -> None:
+        """The device's serial number, which is kept: `any` is the same one from then on."""
         if self._closed:
             raise DeviceGone(CLOSED)
         try:
-            self._adb = self._adb or Adb()
             self._serial = self._adb.pick(self._serial or self.spec.adb)
         except Unready as error:
             if self._serial:
                 raise DeviceGone(str(error)) from error
             raise
-        return self._adb
 
     def _with_accuracy(self, job: Job, work: Path, on_stage: OnStage, timed: JobResult, run: _Run) -> JobResult:
         """`timed`, with the audit and the outputs of the same file here."""
         limits = replace(job.limits, time_limit_s=max(1.0, run.left()))
-        # The processors to keep to are those of the device.
-        here = replace(job, measure=None, reference=None, pin=(), limits=limits)
+        # The processors to keep to are those of the device. The audit carries what the device says.
+        here = replace(job, measure=None, reference=None, pin=(), limits=limits, audit=True)
         try:
             with ChildProcess(work, job.threads) as child:
                 self._child = child

@@ -24,7 +24,7 @@ from autoshrink.config import load_target
 from autoshrink.devices import adb_bridge, open_device
 from autoshrink.devices.adb import HERE, AdbDevice, _line, _Run, state_of
 from autoshrink.devices.base import DeviceGone
-from autoshrink.errors import ChildError, TargetUnavailable
+from autoshrink.errors import ChildError, ConfigError, TargetUnavailable
 from autoshrink.isolate.device import device_lock
 from autoshrink.isolate.job import Job, Loaded
 from autoshrink.isolate.parent import WAITING
@@ -57,7 +57,7 @@ def spec(program: Path) -> RemoteDevice:
 
 
 @pytest.fixture
-def device(spec: RemoteDevice) -> Iterator[AdbDevice]:
+def device(phone: FakeAdb, spec: RemoteDevice) -> Iterator[AdbDevice]:
     device = fake_target_device(spec)
     yield device
     device.close()
@@ -202,6 +202,20 @@ class TestStates:
             == "no device with the serial number FAKE8 is attached; there is FAKE4567 (unauthorized), FAKE0123 (device)"
         )
 
+    def test_what_the_profile_names_and_is_not_here_is_said_before_a_search(
+        self, phone: FakeAdb, spec: RemoteDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(ConfigError, match=r"device.adb: benchmark_model is .*nowhere: No such file"):
+            fake_target_device(replace(spec, benchmark_model=str(tmp_path / "nowhere")))
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(ConfigError, match=r"device.adb: adb is not on this machine's PATH; apt-get install adb"):
+            fake_target_device(spec)
+
+    def test_a_device_that_was_only_looked_at_is_left_as_it_was(self, phone: FakeAdb, device: AdbDevice) -> None:
+        device.facts()
+        device.close()
+        assert not any("rm -rf" in call[-1] for call in phone.calls)
+
     def test_no_adb_is_said(self, spec: RemoteDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         found = state_of(spec)
@@ -324,7 +338,9 @@ class TestAJob:
         result = device.run(timed_only(replace(job, reference=None)), tmp_path / "work", lambda _stage: None)
         assert result.latency is not None
         assert result.latency.ratio == 1.0
-        assert result.audit is None
+        # It was not asked for, and says all the same where the accuracy is from.
+        assert result.audit is not None
+        assert HERE in result.audit.notes
 
     def test_channels_come_last_where_the_file_has_them_so(
         self, phone: FakeAdb, device: AdbDevice, job: Job, tmp_path: Path
