@@ -119,10 +119,15 @@ def without_compiling(job: Job, compiled: JobResult) -> Job:
 
 def joined(compiled: JobResult, result: JobResult) -> JobResult:
     """The result of a job that was done in these two parts."""
+    audit = compiled.audit or result.audit
+    if compiled.audit and result.audit:
+        # Compiling knows more of the layers; where it runs there may be more to say.
+        known = compiled.audit.notes
+        audit = replace(compiled.audit, notes=(*known, *(note for note in result.audit.notes if note not in known)))
     return replace(
         result,
         files=compiled.files,
-        audit=compiled.audit or result.audit,
+        audit=audit,
         figures=compiled.figures,
         seconds=_sum(compiled.seconds, result.seconds),
     )

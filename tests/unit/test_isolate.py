@@ -18,7 +18,7 @@ from autoshrink.backends.base import Source
 from autoshrink.errors import ChildError
 from autoshrink.isolate.device import device_lock
 from autoshrink.isolate.job import Failure, Job, JobResult, Loaded, parse_answer
-from autoshrink.isolate.parent import WAITING, run_job
+from autoshrink.isolate.parent import WAITING, joined, run_job
 from autoshrink.isolate.process import ChildProcess
 from autoshrink.measure.timing import Samples
 from autoshrink.target import ChildLimits, Measuring
@@ -125,6 +125,15 @@ def test_a_result_survives_json() -> None:
     for result in (JobResult(), full):
         assert parse_answer(result.to_json()) == result
     assert parse_answer(Failure("load", "no").to_json()) == Failure("load", "no")
+
+
+def test_the_audit_of_two_parts_is_that_of_compiling_with_the_notes_of_both() -> None:
+    compiled = JobResult(audit=Audit((Layer("a", "Conv", "int8"),), 1, 2, ("kept in float", "same")))
+    device = JobResult(audit=Audit((), 0, 0, ("same", "of the device")))
+    both = joined(compiled, device).audit
+    assert both == Audit((Layer("a", "Conv", "int8"),), 1, 2, ("kept in float", "same", "of the device"))
+    assert joined(compiled, JobResult()).audit == compiled.audit
+    assert joined(JobResult(), device).audit == device.audit
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"error": {}}', '{"files": 3}'])
