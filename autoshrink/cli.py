@@ -17,7 +17,10 @@ import autoshrink.cli_study
 import autoshrink.cli_machine
 
 # isort: split
-import autoshrink.cli_agent  # noqa: F401
+import autoshrink.cli_agent
+
+# isort: split
+import autoshrink.cli_devices  # noqa: F401
 
 # isort: split
 from autoshrink.cli_common import BAD_INPUT, DOES_NOT_HOLD, INTERRUPTED, app, log

@@ -1,4 +1,4 @@
-"""Whether a target is ready on this machine: its packages, and its runtime really started in a child."""
+"""Whether a target is ready: its packages, and its runtime really started in a child; or its devices, asked."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from threading import Thread
 
 from autoshrink import __version__
 from autoshrink.backends import get_backend
+from autoshrink.backends.base import State
+from autoshrink.devices import look_at
 from autoshrink.errors import ChildError
 from autoshrink.isolate.probe import availability, probe
 from autoshrink.isolate.process import interpreter
@@ -21,6 +23,7 @@ from autoshrink.target import Target
 
 SECONDS = 90.0
 """A target that does not answer in this time is unavailable. Starting the largest runtime takes a tenth of it."""
+STATES: tuple[State, ...] = ("ready", "untimed", "compile-only", "unavailable")
 ASK_VERSION = "import platform, autoshrink; print(autoshrink.__version__, platform.python_version())"
 
 
@@ -63,6 +66,8 @@ def _examine(target: Target, seconds: float) -> dict[str, str]:
     found = _found(target, available.state, available.why, available.fix)
     if available.state == "unavailable":
         return found
+    if target.devices:
+        return _elsewhere(target)
     if not target.python:
         found["runtime"] = backend.runtime()
     if available.state != "compile-only":
@@ -73,6 +78,17 @@ def _examine(target: Target, seconds: float) -> dict[str, str]:
         except ChildError as error:
             found |= {"state": "unavailable", "why": str(error), "fix": _reinstall(target)}
     return found
+
+
+def _elsewhere(target: Target) -> dict[str, str]:
+    """What is to be said of a target whose devices are not this machine: the best of them, and each that is less."""
+    looks = [(spec, look_at(spec, target)) for spec in target.devices]
+    best = min((facts for _, facts in looks), key=lambda facts: STATES.index(facts.state))
+    less = [(spec, facts) for spec, facts in looks if facts.state != "ready"]
+    several = len(looks) > 1
+    whys = [f"{spec.kind} {spec.address}: {facts.why}" if several else facts.why for spec, facts in less]
+    found = _found(target, best.state, "; ".join(whys), "; ".join(dict.fromkeys(f.fix for _, f in less if f.fix)))
+    return found | {"runtime": best.identity.get("runtime", "")}
 
 
 def version_mismatch(target: Target) -> str:

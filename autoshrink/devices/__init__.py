@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
-from autoshrink.devices.base import Device
+from autoshrink.devices.base import Device, Facts
 from autoshrink.target import RemoteDevice, Target
 
 DEVICES = {
@@ -25,6 +25,15 @@ def open_device(spec: RemoteDevice, target: Target, say: Callable[[str], None]) 
     Raises:
         ConfigError: what the profile names is not there: a file, a variable, a program.
     """
+    return _kind(spec)(spec, target, say)
+
+
+def look_at(spec: RemoteDevice, target: Target) -> Facts:
+    """What can be said of a device without a search; see `Device.look`. Never raises."""
+    return _kind(spec).look(spec, target)
+
+
+def _kind(spec: RemoteDevice) -> type[Device]:
     module, cls = DEVICES[spec.kind]
-    device: Device = getattr(import_module(module), cls)(spec, target, say)
-    return device
+    kind: type[Device] = getattr(import_module(module), cls)
+    return kind

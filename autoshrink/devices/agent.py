@@ -54,6 +54,11 @@ class AgentDevice(Device):
             )  # fmt: skip
         self._link = Link(spec.agent, token, spec.ca, f"${spec.token_env}")
 
+    @classmethod
+    def remedy(cls, spec: RemoteDevice) -> str:
+        """See `Device.remedy`."""
+        return f"start `autoshrink agent` on the device, and put the token that it prints into ${spec.token_env}"
+
     def facts(self) -> Facts:
         """See `Device.facts`."""
         return self._link.facts(self)

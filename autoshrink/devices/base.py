@@ -93,5 +93,25 @@ class Device(ABC):
             ChildError: the artifact does not run there; stage, reason and log file say why.
         """
 
+    @classmethod
+    def look(cls, spec: RemoteDevice, target: Target) -> Facts:
+        """What can be said of a device without a search, for `doctor` and `devices`. Never raises."""
+        try:
+            device = cls(spec, target, lambda _text: None)
+        except AutoshrinkError as error:
+            return Facts({}, "unavailable", str(error), cls.remedy(spec))
+        try:
+            return device.facts()
+        except AutoshrinkError as error:
+            return Facts({}, "unavailable", str(error), cls.remedy(spec))
+        finally:
+            device.close()
+
+    @classmethod
+    def remedy(cls, spec: RemoteDevice) -> str:
+        """What to do about a device that is not there, where its own words do not say it."""
+        del spec
+        return ""
+
     def close(self) -> None:  # noqa: B027 - most have nothing to end
         """Ends what was started for it, here and there. May be called twice, and while a job runs, which then ends."""

@@ -24,7 +24,7 @@ class Seen:
 
     Attributes:
         name: see `Device.name`.
-        target: for which it worked.
+        target: for which it worked, and `backend` of that.
         profile: the device of the target's profile, by which it is found again; holds nothing secret.
         identity: see `Facts.identity`.
         when: of the last contact, ISO 8601.
@@ -34,6 +34,7 @@ class Seen:
 
     name: str
     target: str
+    backend: str
     profile: Mapping[str, Any]
     identity: Mapping[str, str]
     when: str
@@ -49,7 +50,8 @@ def remember(device: Device, identity: Mapping[str, str], latency: Latency | Non
     if latency:
         half = (latency.ratio_ci.high - latency.ratio_ci.low) / 2 / latency.ratio
         latest = {"ratio": latency.ratio, "interval": half, "unrest": latency.unrest, "when": now}
-    seen = Seen(device.name, device.target.name, asdict(device.spec), dict(identity), now, latest)
+    target = device.target
+    seen = Seen(device.name, target.name, target.backend, asdict(device.spec), dict(identity), now, latest)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

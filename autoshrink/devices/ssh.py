@@ -54,6 +54,11 @@ class SshDevice(Device):
         self._connection: Connection | None = None
         self._closed = False
 
+    @classmethod
+    def remedy(cls, spec: RemoteDevice) -> str:
+        """See `Device.remedy`."""
+        return f"name your own device in a copy of the profile; `ssh {spec.ssh}` must work without a question"
+
     def facts(self) -> Facts:
         """See `Device.facts`. Connects when there is no connection."""
         connection = self._connection
@@ -179,7 +184,7 @@ def _refused(host: str, python: str, said: list[str]) -> DeviceGone | TargetUnav
     unreachable = ("timed out", "No route to host", "Connection refused", "Could not resolve", "Connection reset")
     if any(each in words for each in unreachable):
         return DeviceGone(f"ssh {host}: {words}")
-    return TargetUnavailable(f"ssh {host}: {words}; `ssh {host} {python} --version` must work without a question")
+    return TargetUnavailable(f"ssh {host}: {words}")
 
 
 def _free_port() -> int:
