@@ -35,7 +35,7 @@ bench-targets: .venv/test
 .venv/demo: pyproject.toml constraints.txt
 	@echo "installing into .venv (some minutes, about 2 GB)"
 	$(PYTHON) -m venv .venv
-	$(PIP) --editable '.[openvino]'
+	$(PIP) --editable '.[search,onnxruntime,openvino]'
 	@touch $@
 
 # The bindings of TensorRT without its libraries, which are for machines with a GPU: its API is checked against both.

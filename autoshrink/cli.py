@@ -26,6 +26,15 @@ import autoshrink.cli_devices  # noqa: F401
 from autoshrink.cli_common import BAD_INPUT, DOES_NOT_HOLD, INTERRUPTED, app, log
 from autoshrink.errors import AutoshrinkError, ConfigError, NothingFits
 
+EXTRAS = {
+    "search": (
+        *("torch", "torch_pruning", "onnx", "onnxscript", "optuna", "sqlalchemy", "pandas", "plotly", "safetensors"),
+        "httpx",
+    ),
+    "agent": ("fastapi", "uvicorn"),
+}
+"""Extra -> the modules that only it brings; a device that measures has not all of them, and needs not."""
+
 
 def main() -> None:
     """Runs a command; a mistake of the user's becomes a message and an exit code, never a stack trace."""
@@ -38,6 +47,12 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(INTERRUPTED)
         raise
+    except ModuleNotFoundError as error:
+        wanted = next((extra for extra, names in EXTRAS.items() if (error.name or "").partition(".")[0] in names), None)
+        if wanted is None:
+            raise
+        _complain(AutoshrinkError(f"{error.name} is not installed; pip install 'autoshrink[{wanted}]'"))
+        sys.exit(BAD_INPUT)
     except NothingFits as error:
         _complain(error)
         sys.exit(DOES_NOT_HOLD)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from autoshrink import units
 from autoshrink.cli_common import app, log, out, quantity
-from autoshrink.errors import AutoshrinkError, ConfigError
+from autoshrink.errors import ConfigError
 
 LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 SHORTEST_TOKEN = 16
@@ -40,11 +40,9 @@ def agent(
     ] = "4GB",  # type: ignore[assignment]
 ) -> None:
     """Runs and measures models on this device, for searches on other machines; until Ctrl-C."""
-    try:
-        from autoshrink.agent.guard import Rules
-        from autoshrink.agent.serve import Settings, serve
-    except ImportError as error:
-        raise AutoshrinkError(f"{error}; pip install 'autoshrink[agent]'") from error
+    from autoshrink.agent.guard import Rules
+    from autoshrink.agent.serve import Settings, serve
+
     host, colon, port = listen.rpartition(":")
     host = host.strip("[]")
     if not colon or not host or not port.isdigit():
@@ -56,7 +54,7 @@ def agent(
     def ready(port: int) -> None:
         shown = f"[{host}]" if ":" in host else host
         where = f"{scheme}://{shown}:{port}"
-        log.print(Text.assemble("listens on ", (where, "bold")), soft_wrap=True)
+        log.print(Text.assemble("listens on ", (where, "bold"), f", runs {_runtimes()}"), soft_wrap=True)
         if not host.startswith(LOOPBACK) and certificate is None:
             log.print(
                 "the token and the models travel unencrypted: use --certificate and --key, or listen on 127.0.0.1 and "
@@ -73,6 +71,15 @@ def agent(
 
     rules = Rules(token, until, most_file=max_file)
     serve(Settings(host, int(port), rules, max_stored, certificate=certificate, key=key), ready)
+
+
+def _runtimes() -> str:
+    """The runtimes that are here, with their versions."""
+    from autoshrink.backends import BACKENDS, get_backend
+
+    backends = [get_backend(name) for name in BACKENDS]
+    ready = [each.runtime() for each in backends if each.available_to_run().state in ("ready", "untimed")]
+    return ", ".join(ready) or "no runtime: none is installed; pip install 'autoshrink[onnxruntime]', or another"
 
 
 def _token(variable: str | None) -> str:

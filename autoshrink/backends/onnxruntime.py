@@ -66,7 +66,7 @@ class OnnxRuntime(Backend):
 
     name = "onnxruntime"
     packages = ("onnxruntime",)
-    extra = ""
+    extra = "onnxruntime"
 
     def machine(self) -> Availability:
         """The CPU provider is in every build of the package."""
