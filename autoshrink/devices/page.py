@@ -34,8 +34,6 @@ STALL_S = 5.0
 """Most seconds that a timed turn may take beyond what the page says it took."""
 GOODBYE_S = 0.5
 """For so long the server stays when all is over, so that the page is told."""
-CRASHES = 2
-"""A job at which the page fell silent so often, with nobody closing it, does not run there."""
 
 
 def page_state(target: Target) -> Availability:
@@ -72,9 +70,6 @@ class PageDevice(Device):
         tls = (Path(spec.certificate), Path(spec.key)) if spec.certificate else None
         self._server = DevicePageServer(spec.page, files, self._link, tls)
         self._said = ""
-        self._welcomed = ""
-        self._suspect: tuple[Visit, str] | None = None
-        self._crashes: dict[str, int] = {}
         self._lock = threading.Lock()
         self._closed = False
 
@@ -88,14 +83,10 @@ class PageDevice(Device):
         try:
             visit = self._link.visit()
         except DeviceGone as error:
-            raise DeviceGone(self._invite(str(error))) from None
+            raise DeviceGone(self._invite(str(error)), disturbed=True) from None
         why = self._refusal(visit)
         if why:
             raise TargetUnavailable(f"target {self.target.name}: {why}")
-        browser = browser_of(visit.agent)
-        if visit.page != self._welcomed:
-            self._welcomed = visit.page
-            self.say(f"{browser} has opened the page; it is the device until it is closed")
         return Facts(
             identity=identity_of(visit.facts, visit.agent, f"{PACKAGE} {VERSION}"),
             about={"clock_tick_ms": tick_ms(visit.facts), "isolated": visit.facts.get("isolated") is True},
@@ -110,7 +101,6 @@ class PageDevice(Device):
         page = _PageOfJob(self._link, visit, time.monotonic() + job.limits.time_limit_s)
         backend = get_backend(job.backend)
         with (work / LOG).open("w") as log:
-            self._check_crashes(job, visit, work / LOG)
 
             def load(artifact: Loaded) -> Session:
                 return BrowserSession(page, artifact.folder / artifact.files[0], artifact.precision)
@@ -127,7 +117,6 @@ class PageDevice(Device):
                 page.begin("end")
             except DeviceGone as error:
                 log.write(f"{error}\n")
-                self._suspect = (visit, str(job.artifact.folder))
                 raise
             except _TimeUp:
                 limit = job.limits.time_limit_s
@@ -181,26 +170,6 @@ class PageDevice(Device):
                 "page over plain http is; set threads: 1, or name a certificate and its key under device"
             )
         return ""
-
-    def _check_crashes(self, job: Job, visit: Visit, log: Path) -> None:
-        """Notices that the job before ended the page, as one that needs too much memory does.
-
-        A page that a person closes or puts aside says so before; one that crashes does not.
-
-        Raises:
-            ChildError: it is this job, and not for the first time.
-        """
-        before, self._suspect = self._suspect, None
-        if before is not None and before[0] is not visit and before[0].vanished():
-            self._crashes[before[1]] = self._crashes.get(before[1], 0) + 1
-        crashes = self._crashes.get(str(job.artifact.folder), 0)
-        if crashes >= CRASHES:
-            raise ChildError(
-                "load",
-                f"the page was lost {crashes} times at this artifact, and nobody closed it: it runs out of memory "
-                f"there, or a call takes over {ANSWER_LIMIT_S:g} s",
-                str(log),
-            )
 
 
 class _TimeUp(Exception):
@@ -259,13 +228,15 @@ class _PageOfJob:
             return answer
         if limit == left or limit <= 0:
             raise _TimeUp
-        raise DeviceGone(f"the page did not answer within {limit:g} s: the screen is off, or the network lost")
+        raise DeviceGone(
+            f"the page did not answer within {limit:g} s: the screen is off, the network lost, or a call takes longer"
+        )
 
     def _check_stall(self, header: Mapping[str, Any], seconds: float) -> None:
         took = header.get("took")
         if not isinstance(took, int | float) or seconds - took / 1000 > STALL_S:
-            self._visit.disturbed.add("network")
-            raise DeviceGone("the network was lost for a while, or the device slept, while it was measured")
+            why = "the network was lost for a while, or the device slept, while it was measured"
+            raise DeviceGone(why, disturbed=True)
 
 
 def _child_error(error: Exception, stage: str, log: str) -> ChildError:

@@ -75,10 +75,6 @@ class Visit:
             return "the page is silent: the screen is off, the network lost, or it is still busy with what came before"
         return ""
 
-    def vanished(self) -> bool:
-        """Whether another one came in its place and it had not said that it is closed or put aside."""
-        return bool(self.over) and self.closed is None and not self.hidden and not self.disturbed
-
     def is_lost(self) -> bool:
         """Whether it will not come back."""
         silent = time.monotonic() - self.heard
@@ -198,12 +194,12 @@ class Link:
         """
         with self._changed:
             if self._ended:
-                raise DeviceGone(self._ended)
+                raise DeviceGone(self._ended, disturbed=True)
             if self._visit is None:
-                raise DeviceGone("no page is open")
+                raise DeviceGone("no page is open", disturbed=True)
             why = self._visit.absence()
             if why:
-                raise DeviceGone(why)
+                raise DeviceGone(why, disturbed=True)
             return self._visit
 
     def is_free(self) -> bool:
@@ -248,9 +244,9 @@ class Link:
             self._changed.notify_all()
             try:
                 self._changed.wait_for(lambda: visit.answer or self._loss(visit, is_timed), limit_s)
-                why = self._loss(visit, is_timed)
-                if why:
-                    raise DeviceGone(why)
+                loss = self._loss(visit, is_timed)
+                if loss:
+                    raise loss
                 return visit.answer
             finally:
                 # An answer that comes later is to a number that nobody waits for.
@@ -279,16 +275,19 @@ class Link:
         came_back = was_hidden and not visit.hidden
         return bool(visit.task or self._ended or came_back) or self._visit is not visit
 
-    def _loss(self, visit: Visit, is_timed: bool) -> str:
+    def _loss(self, visit: Visit, is_timed: bool) -> DeviceGone | None:
         """Why no answer of the page counts any more."""
-        if self._ended or visit.over:
-            return self._ended or visit.over
+        if self._ended:
+            return DeviceGone(self._ended, disturbed=True)
         if visit.closed is not None:
-            return "the page was closed"
+            return DeviceGone("the page was closed", disturbed=True)
+        if visit.over:
+            # A page that a person closes says so before; one that ran out of memory, for one, does not.
+            return DeviceGone(visit.over, disturbed=False)
         if is_timed and (visit.disturbed or visit.hidden):
             first = next((name for name in DISTURBANCES if name in visit.disturbed), "hidden")
-            return f"{DISTURBANCES[first]} while it was measured"
-        return ""
+            return DeviceGone(f"{DISTURBANCES[first]} while it was measured", disturbed=True)
+        return None
 
     def _shown(self) -> dict[str, Any]:
         return {**self._about, "done": self._done}

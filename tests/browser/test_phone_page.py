@@ -24,7 +24,6 @@ from autoshrink.backends.base import Source
 from autoshrink.backends.browser import Browser
 from autoshrink.backends.onnxruntime import OnnxRuntime
 from autoshrink.config import load_target
-from autoshrink.devices import page as page_module
 from autoshrink.devices import page_link
 from autoshrink.devices.base import DeviceGone
 from autoshrink.devices.page import PageDevice
@@ -314,29 +313,20 @@ def test_a_page_that_is_closed_makes_room_for_another(
     assert other.goto(first).status == 410
 
 
-def test_an_artifact_that_ends_the_page_twice_is_given_up(opened: Any, job: Job, tmp_path: Path) -> None:
+def test_a_page_that_crashed_may_have_been_ended_by_the_artifact(opened: Any, job: Job, tmp_path: Path) -> None:
     device = opened()
     page = device.open()
-    for attempt in range(page_module.CRASHES):
-        measuring = device.begin(replace(job, measure=LONG), tmp_path / str(attempt), "measure")
-        _crash(page)
-        page = page.context.new_page()
-        page.goto(device.url())
-        wait_until(measuring.done, page)
-        with pytest.raises(DeviceGone, match="reloaded"):
-            measuring.result()
-        device.wait_until_there(page)
-    with pytest.raises(ChildError, match="load: the page was lost 2 times at this artifact"):
-        device.run(job, tmp_path / "last")
-    (tmp_path / "other").mkdir()
-    shutil.copy(job.artifact.folder / "model.onnx", tmp_path / "other")
-    other = replace(job, artifact=replace(job.artifact, folder=tmp_path / "other"))
-    assert device.run(other, tmp_path / "another").latency is not None
-
-
-def _crash(page: Any) -> None:
+    measuring = device.begin(replace(job, measure=LONG), tmp_path / "crashed", "measure")
     with pytest.raises(sync_api.Error, match="crash"):
         page.goto("chrome://crash")
+    page = page.context.new_page()
+    page.goto(device.url())
+    wait_until(measuring.done, page)
+    with pytest.raises(DeviceGone, match="reloaded") as gone:
+        measuring.result()
+    assert not gone.value.disturbed
+    device.wait_until_there(page)
+    assert device.run(job, tmp_path / "repeat").latency is not None
 
 
 def test_what_the_runtime_refuses_is_said_and_the_page_goes_on(opened: Any, job: Job, tmp_path: Path) -> None:
