@@ -32,8 +32,9 @@ ANSWER_LIMIT_S = 120.0
 """Most seconds of one task, beyond those that it was asked to take."""
 STALL_S = 5.0
 """Most seconds that a timed turn may take beyond what the page says it took."""
-GOODBYE_S = 0.5
-"""For so long the server stays when all is over, so that the page is told."""
+GOODBYE_S = 2.0
+"""For so long the server waits for the page when all is over, to tell it."""
+SENDING_S = 0.1
 
 
 def page_state(target: Target) -> Availability:
@@ -138,10 +139,9 @@ class PageDevice(Device):
             if self._closed:
                 return
             self._closed = True
-        is_open = not self._link.is_free()
-        self._link.end("the search has ended")
-        if is_open:
-            time.sleep(GOODBYE_S)
+        self._link.end("the search has ended", GOODBYE_S)
+        # The reply is on its way.
+        time.sleep(SENDING_S)
         self._server.close()
 
     def _invite(self, why: str) -> str:

@@ -59,6 +59,7 @@ class Visit:
         self.heard = time.monotonic()
         self.closed: float | None = None
         self.over = ""
+        self.is_told = False
         self.number = 0
         self.task: tuple[dict[str, Any], Sequence[Buffer]] | None = None
         self.answer: Frame | None = None
@@ -161,6 +162,8 @@ class Link:
             if self._visit is not visit:
                 return self._reply("replaced")
             if self._ended:
+                visit.is_told = True
+                self._changed.notify_all()
                 return self._reply("end")
             if visit.task is None:
                 return self._reply("wait", refused=self.refusal(visit))
@@ -258,11 +261,14 @@ class Link:
             self._done += 1
             self._changed.notify_all()
 
-    def end(self, why: str) -> None:
-        """Tells whoever waits for the page, and the page, that it is over."""
+    def end(self, why: str, patience_s: float = 0.0) -> None:
+        """Tells whoever waits for the page that it is over, and waits until the page is told as well if it is there."""
         with self._changed:
             self._ended = self._ended or why
             self._changed.notify_all()
+            visit = self._visit
+            if visit is not None and not visit.absence():
+                self._changed.wait_for(lambda: visit.is_told or visit.absence(), patience_s)
 
     def _begin(self, page: str, facts: Mapping[str, Any], agent: str) -> Visit:
         if self._visit is not None:
