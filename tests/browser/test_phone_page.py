@@ -27,6 +27,7 @@ from autoshrink.config import load_target
 from autoshrink.devices import page_link
 from autoshrink.devices.base import DeviceGone
 from autoshrink.devices.page import PageDevice
+from autoshrink.devices.pool import Pool
 from autoshrink.errors import ChildError, StageError, TargetUnavailable
 from autoshrink.isolate.job import Job, JobResult, Loaded
 from autoshrink.measure.timing import Samples
@@ -265,20 +266,25 @@ def test_a_tab_in_the_background_spoils_a_measurement_and_the_repeat_succeeds(
         control.send("Target.closeTarget", {"targetId": target})
 
 
-def test_a_lost_network_spoils_a_measurement_and_the_page_comes_back(opened: Any, job: Job, tmp_path: Path) -> None:
+def test_what_a_lost_network_spoiled_is_measured_again(opened: Any, job: Job, tmp_path: Path) -> None:
     device = opened()
     page = device.open(PHONE)
-    measuring = device.begin(replace(job, measure=LONG), tmp_path / "disturbed", "measure")
-    page.wait_for_timeout(300)
-    page.context.set_offline(True)
-    page.wait_for_selector("text=No connection")
-    page.context.set_offline(False)
-    wait_until(measuring.done, page)
-    with pytest.raises(DeviceGone, match="the network was lost for a while while it was measured"):
-        measuring.result()
-    assert not (tmp_path / "disturbed" / "samples.npy").exists()
-    device.wait_until_there(page)
-    assert device.run(job, tmp_path / "repeat").latency is not None
+    pool = Pool([device.device], None, device.said.append, ask_again_s=0.1)
+    stages: list[str] = []
+    with ThreadPoolExecutor(1) as threads:
+        job = replace(job, measure=replace(LONG, time_limit_s=2), evaluate={})
+        running = threads.submit(pool.run, job, tmp_path / "work", stages.append)
+        wait_until(lambda: "measure" in stages, page)
+        page.context.set_offline(True)
+        page.wait_for_selector("text=No connection")
+        page.context.set_offline(False)
+        wait_until(running.done, page)
+    result, name = running.result()
+    assert stages.count("measure") == 2
+    assert name == "page 127.0.0.1:0"
+    assert result.latency is not None
+    (said,) = [line for line in device.said if "went away" in line]
+    assert "the network was lost for a while while it was measured; its measurement is done again" in said
 
 
 def test_a_device_that_stood_still_spoils_a_measurement(opened: Any, job: Job, tmp_path: Path) -> None:
