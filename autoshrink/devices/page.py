@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoshrink.backends import browser_runtime, get_backend
-from autoshrink.backends.base import Availability, Session
+from autoshrink.backends.base import Session
 from autoshrink.backends.browser import Browser, BrowserSession
 from autoshrink.backends.browser_driver import PAGE
 from autoshrink.backends.browser_runtime import FILES, PACKAGE, VERSION
@@ -35,16 +35,6 @@ STALL_S = 5.0
 GOODBYE_S = 2.0
 """For so long the server waits for the page when all is over, to tell it."""
 SENDING_S = 0.1
-
-
-def page_state(target: Target) -> Availability:
-    """What can be said of a target of this kind without serving anything: whether this machine can do its part."""
-    if target.backend != Browser.name:
-        return Availability("unavailable", f"backend is {target.backend}; a page runs backend: {Browser.name}")
-    here = Browser().to_compile(target.options)
-    if here.state != "ready":
-        return here
-    return Availability("ready", "any device: its link is shown when the search starts, and is to be opened there")
 
 
 class PageDevice(Device):
@@ -73,6 +63,24 @@ class PageDevice(Device):
         self._said = ""
         self._lock = threading.Lock()
         self._closed = False
+
+    @classmethod
+    def look(cls, spec: RemoteDevice, target: Target) -> Facts:
+        """See `Device.look`. Serves nothing: nobody would open a link that is gone at once."""
+        del spec
+        if target.backend != Browser.name:
+            why = f"backend is {target.backend}, and a page runs what backend: {Browser.name} compiles"
+            return Facts({}, "unavailable", why, "another backend, or another device")
+        here = Browser().to_compile(target.options)
+        identity = {"runtime": f"{PACKAGE} {VERSION}"}
+        if here.state == "unavailable":
+            return Facts(identity, here.state, here.why, here.fix)
+        return Facts(
+            identity,
+            "compile-only",
+            "no device has opened the page, which is served while a search runs",
+            "start a search, and open the link that it shows on the device",
+        )
 
     @property
     def url(self) -> str:

@@ -24,12 +24,13 @@ from autoshrink.backends.base import Source
 from autoshrink.backends.browser import Browser
 from autoshrink.backends.onnxruntime import OnnxRuntime
 from autoshrink.config import load_target
-from autoshrink.devices import page_link
+from autoshrink.devices import look_at, page_link
 from autoshrink.devices.base import DeviceGone
 from autoshrink.devices.page import PageDevice
 from autoshrink.devices.pool import Pool
 from autoshrink.errors import ChildError, StageError, TargetUnavailable
 from autoshrink.isolate.job import Job, JobResult, Loaded
+from autoshrink.isolate.probe import availability
 from autoshrink.measure.timing import Samples
 from autoshrink.target import ChildLimits, Measuring, RemoteDevice
 from tests import onnx_files
@@ -377,16 +378,19 @@ def test_the_page_says_what_goes_on(opened: Any, job: Job, tmp_path: Path, phone
 def test_compiling_for_it_needs_no_browser_here(
     onnx_file: Callable[[str], Path], browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = load_target("phone-browser").options
     monkeypatch.setattr(browser_runtime, "BROWSERS", ())
     monkeypatch.setattr(browser_runtime, "PLAYWRIGHT_BROWSERS", ())
     monkeypatch.setattr("autoshrink.backends.browser._page", lambda *_: pytest.fail("a page was opened"))
     backend = Browser()
-    assert backend.to_compile(options).state == "ready"
-    assert backend.refuses(None, load_target("phone-browser")) == ""  # type: ignore[arg-type]
-    compiled = backend.compile(Source(onnx_file("cnn"), options=options), tmp_path)
+    target = load_target("phone-browser")
+    assert availability(target).state == "ready"
+    found = look_at(target.devices[0], target)
+    assert (found.state, found.identity) == ("compile-only", {"runtime": "onnxruntime-web 1.30.0"})
+    assert "open the link" in found.fix
+    assert backend.refuses(None, target) == ""  # type: ignore[arg-type]
+    compiled = backend.compile(Source(onnx_file("cnn"), options=target.options), tmp_path)
     assert compiled.files == ("model.onnx",)
     assert set(compiled.figures) == {"download", "download_gzip"}
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(StageError, match="compile: "):
-        backend.compile(Source(tmp_path / "broken.onnx", options=options), tmp_path / "broken")
+        backend.compile(Source(tmp_path / "broken.onnx", options=target.options), tmp_path / "broken")

@@ -21,14 +21,14 @@ from autoshrink.backends.page_frames import Frame, pack, unpack
 from autoshrink.backends.page_http import HEADERS
 from autoshrink.cache import CACHE_VARIABLE
 from autoshrink.config import load_target
-from autoshrink.devices import open_device, page_link, page_server
+from autoshrink.devices import look_at, open_device, page_link, page_server
 from autoshrink.devices.base import DeviceGone
-from autoshrink.devices.page import page_state
 from autoshrink.devices.page_facts import LONGEST, browser_of, identity_of, tick_ms
 from autoshrink.devices.page_link import Link
 from autoshrink.devices.page_server import INDEX, DevicePageServer, network_address
 from autoshrink.devices.qr import in_half_blocks, qr_lines
 from autoshrink.errors import ConfigError, TargetUnavailable
+from autoshrink.isolate.probe import availability
 from autoshrink.target import RemoteDevice
 
 PIXEL = (
@@ -396,15 +396,17 @@ class TestProfile:
         target = load_target("phone-browser")
         assert target.devices == (RemoteDevice(page="0.0.0.0:8766"),)
         assert target.options["browser"] == "none"
-        assert page_state(replace(target, backend="onnxruntime")).state == "unavailable"
+        looked = look_at(target.devices[0], replace(target, backend="onnxruntime"))
+        assert looked.state == "unavailable"
 
     def test_without_the_runtime_it_says_how_to_get_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: Link
     ) -> None:
         monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
         target = load_target("phone-browser")
-        found = page_state(target)
+        found = look_at(target.devices[0], target)
         assert (found.state, found.fix) == ("unavailable", INSTALL)
+        assert (availability(target).state, availability(target).fix) == ("unavailable", INSTALL)
         with pytest.raises(TargetUnavailable, match="is not installed"):
             open_device(target.devices[0], target, print)
         with pytest.raises(ConfigError, match="backend is onnxruntime"):
