@@ -148,8 +148,11 @@ class Progress:
         self._draw(force=True)
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        self._console.print(Text(text, style="dim"), soft_wrap=True)
+        """A line that stays; its own colours, where it has some, go before the usual ones."""
+        coloured = Text.from_ansi(text)
+        if not coloured.spans:
+            coloured.stylize("dim")
+        self._console.print(coloured, soft_wrap=True)
 
     def _draw(self, force: bool) -> None:
         if self._interrupted:

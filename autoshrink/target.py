@@ -129,7 +129,9 @@ class RemoteDevice:
             environment variable that holds its token, and `ca`, a file of certificates to trust for `https`.
         ssh: `user@host` or a name of the user's ssh configuration, where an agent is started for the time of the
             search; with `python`, the interpreter there.
-        page: `HOST:PORT` of this machine, on which a page is served for any browser that opens it. Port 0 is any.
+        page: `HOST:PORT` of this machine, on which a page is served for any browser that opens it. An empty host is
+            this machine only, port 0 any that is free; with `certificate` and `key`, PEM files, over https, which a
+            page needs for more than one thread.
         adb: serial number of an Android device, or `any` for the only one; with `benchmark_model`, the file of
             LiteRT's benchmark program for it.
         patience_s: seconds for which a device that went away is waited for.
@@ -145,6 +147,8 @@ class RemoteDevice:
     ca: str = ""
     python: str = ""
     benchmark_model: str = ""
+    certificate: str = ""
+    key: str = ""
     patience_s: float = 600.0
 
     def __post_init__(self) -> None:
@@ -165,6 +169,11 @@ class RemoteDevice:
             raise ValueError(f"ssh is {self.ssh!r}; it must be user@host, or a name of the ssh configuration")
         if self.page and not self.page.rpartition(":")[2].isdigit():
             raise ValueError(f"page is {self.page!r}; it must be HOST:PORT, such as 0.0.0.0:8766")
+        if bool(self.certificate) != bool(self.key):
+            missing = "key" if self.certificate else "certificate"
+            raise ValueError(
+                f"{missing} is missing; a page over https needs the certificate and its key, two PEM files"
+            )
         if self.adb and not self.benchmark_model:
             raise ValueError("benchmark_model is missing; name the file of LiteRT's benchmark program for the device")
         if self.patience_s <= 0:
@@ -181,7 +190,12 @@ class RemoteDevice:
         return str(getattr(self, self.kind))
 
 
-KEYS_OF_DEVICES = {"agent": ("token_env", "ca"), "ssh": ("python",), "page": (), "adb": ("benchmark_model",)}
+KEYS_OF_DEVICES = {
+    "agent": ("token_env", "ca"),
+    "ssh": ("python",),
+    "page": ("certificate", "key"),
+    "adb": ("benchmark_model",),
+}
 """Kind of a remote device -> the other keys that it takes, beside `patience_s`."""
 
 

@@ -157,6 +157,14 @@ class Backend(ABC):
             )
         return self.machine()
 
+    def to_compile(self, options: Settings = NO_OPTIONS) -> Availability:
+        """What it can do here for a device that is elsewhere, with a target's `options`: only compiling matters.
+
+        Never raises, as `available`.
+        """
+        del options
+        return self.available()
+
     @abstractmethod
     def machine(self) -> Availability:
         """Whether this machine can run artifacts of the backend, its packages being there."""

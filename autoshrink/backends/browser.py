@@ -1,4 +1,4 @@
-"""ONNX Runtime in a browser: onnxruntime-web's WebAssembly on the processor, in headless Chromium.
+"""ONNX Runtime in a browser: onnxruntime-web's WebAssembly on the processor, in headless Chromium or another's page.
 
 The artifact is the ONNX file itself: the page compiles it when it loads it, as it does at a visitor's.
 """
@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +28,10 @@ from autoshrink.backends.base import (
     Session,
     Source,
 )
-from autoshrink.backends.browser_driver import Page, PageError, close_pages, page_for
+from autoshrink.backends.browser_driver import Page, close_pages, page_for
 from autoshrink.backends.browser_runtime import BROWSER_FIX, INSTALL, NO_BROWSER, PACKAGE, VERSION, find_browser
-from autoshrink.backends.browser_server import Frame
-from autoshrink.backends.onnxruntime import audit_of
+from autoshrink.backends.onnxruntime import OnnxRuntime, audit_of
+from autoshrink.backends.page_frames import Buffer, Frame, PageError
 from autoshrink.backends.ports import Port, in_order
 from autoshrink.compressed_size import gzip_bytes
 from autoshrink.errors import StageError
@@ -61,6 +61,33 @@ TRIP_BYTES = 8 * 2**20
 TRIP_S = 1.0
 """Seconds below which the next trip may hold more calls."""
 MESSAGE = "ERROR_MESSAGE: "
+NO_LOCAL = "none"
+"""Value of `options.browser` where no page of this machine is wanted."""
+
+
+class ModelPage(Protocol):
+    """A page that runs models, in whatever browser."""
+
+    @property
+    def browser(self) -> str:
+        """Name and version."""
+
+    def ask(self, stage: str, task: Mapping[str, Any], buffers: Sequence[Buffer] = (), extra_s: float = 0.0) -> Frame:
+        """What the page answers.
+
+        Args:
+            stage: of a trial.
+            task: as `browser_page/models.js` knows them.
+            buffers: of the task.
+            extra_s: seconds that the task is to take at least.
+
+        Raises:
+            AutoshrinkError: the page is gone.
+            PageError: the page could not do it.
+        """
+
+    def release(self, number: int) -> None:
+        """Has the page forget a session or a call, with its next task."""
 
 
 class Browser(Backend):
@@ -72,7 +99,11 @@ class Browser(Backend):
     installs = f"{PACKAGE} {VERSION}"
     reserves_address_space = True
     options: ClassVar[Mapping[str, Option]] = {
-        "browser": Option(None, "", "the Chromium to use: a path or a command; the first that is found when empty")
+        "browser": Option(
+            None,
+            "",
+            "the Chromium to use: a path or a command; the first that is found when empty; `none` for a page elsewhere",
+        )
     }
 
     def machine(self) -> Availability:
@@ -81,6 +112,14 @@ class Browser(Backend):
             return Availability("unavailable", f"{PACKAGE} {VERSION} is not installed", INSTALL)
         if find_browser() is None:
             return Availability("unavailable", NO_BROWSER, BROWSER_FIX)
+        return Availability("ready")
+
+    def to_compile(self, options: Settings = NO_OPTIONS) -> Availability:
+        """As `available`; where no page of this machine is wanted, without Chromium and what drives it."""
+        if options.get("browser") != NO_LOCAL:
+            return self.available()
+        if not browser_runtime.is_installed():
+            return Availability("unavailable", f"{PACKAGE} {VERSION} is not installed", INSTALL)
         return Availability("ready")
 
     def install(self) -> None:
@@ -100,20 +139,25 @@ class Browser(Backend):
         """The Chromium of the target's options is not there."""
         del recipe
         wanted = str(target.options.get("browser", ""))
-        if wanted and find_browser(wanted) is None:
+        if wanted not in ("", NO_LOCAL) and find_browser(wanted) is None:
             return f"options.browser is {wanted!r}, and no such program is here"
         return ""
 
     def compile(self, source: Source, folder: Path) -> Compiled:
         """Copies the file to `model.onnx` and has a page load it once; tells what a visitor would download.
 
+        Where no page of this machine is wanted, native ONNX Runtime loads it, which reads graphs with the same code.
+
         Raises:
-            StageError: the page cannot load it; with the runtime's own reason.
+            StageError: it cannot be loaded; with the runtime's own reason.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.model, folder / ARTIFACT)
-        page = _page(source.options, source.threads, "compile")
-        _Model(page, folder / ARTIFACT, source.precision, "compile")
+        if source.options.get("browser") == NO_LOCAL:
+            OnnxRuntime().compile(source, folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.model, folder / ARTIFACT)
+            page = _page(source.options, source.threads, "compile")
+            _Model(page, folder / ARTIFACT, source.precision, "compile")
         raw, compressed = browser_runtime.download_sizes()
         sizes = {
             "download": raw + (folder / ARTIFACT).stat().st_size,
@@ -144,7 +188,7 @@ class Browser(Backend):
 class BrowserSession(Session):
     """A model that a page has loaded."""
 
-    def __init__(self, page: Page, path: Path, precision: str) -> None:
+    def __init__(self, page: ModelPage, path: Path, precision: str) -> None:
         self._page = page
         self._path = path
         self._precision = precision
@@ -196,7 +240,7 @@ class BrowserSession(Session):
         except (PageError, ValueError) as error:
             raise StageError("audit", f"a call on zeros fails: {_reason(error)}") from error
         found = audit_of([event for event in events if event["cat"] == "Node"])
-        return Audit(found.layers, found.conversions, found.kernels, (f"seen in Chromium {self._page.version}",))
+        return Audit(found.layers, found.conversions, found.kernels, (f"seen in {self._page.browser}",))
 
     def _has_room(self, trip: Sequence[Sequence[Array]], arrays: Sequence[Array]) -> bool:
         same = all(one.shape == other.shape for one, other in zip(trip[0], arrays, strict=True))
@@ -217,12 +261,13 @@ class BrowserSession(Session):
 
 
 class BrowserCalls(RemoteCalls):
-    """Calls that the page makes and times by its own clock, `performance.now()`, which ticks in 5 microseconds.
+    """Calls that the page makes and times by its own clock, `performance.now()`.
 
-    Calls shorter than half a millisecond are timed several together; a sample is then their mean.
+    In an isolated page that ticks in 5 microseconds, in others in up to a millisecond. Calls shorter than a hundred
+    ticks are timed several together; a sample is then their mean.
     """
 
-    def __init__(self, page: Page, model: _Model, arrays: Sequence[Array]) -> None:
+    def __init__(self, page: ModelPage, model: _Model, arrays: Sequence[Array]) -> None:
         self._page = page
         # The page runs it as long as this is here.
         self._model = model
@@ -241,6 +286,8 @@ class BrowserCalls(RemoteCalls):
         except PageError as error:
             raise StageError("measure", f"a timed call fails: {_reason(error)}") from error
         wall = np.frombuffer(times, np.float64) / 1000
+        if len(wall) < least_calls or not (np.isfinite(wall) & (wall > 0)).all():
+            raise StageError("measure", f"the page gives {wall.tolist()} for {least_calls} calls, which are no times")
         return np.column_stack((wall, np.zeros_like(wall)))
 
     def outputs(self) -> dict[str, Array]:
@@ -255,7 +302,7 @@ class _Model:
         StageError: of `stage`: the page cannot load the file.
     """
 
-    def __init__(self, page: Page, path: Path, precision: str, stage: str, **more: object) -> None:
+    def __init__(self, page: ModelPage, path: Path, precision: str, stage: str, **more: object) -> None:
         self._page = page
         # As in native ONNX Runtime: fused, a product with 8-bit weights and a float bias would run in float.
         disabled = {"disable_specified_optimizers": "MatMulAddFusion"} if precision == "int8_static" else {}
@@ -283,6 +330,8 @@ class _Model:
 
 def _page(options: Settings, threads: int, stage: str) -> Page:
     wanted = str(options.get("browser", ""))
+    if wanted == NO_LOCAL:
+        raise StageError(stage, f"options.browser is {NO_LOCAL}, so nothing runs here: only a page elsewhere runs it")
     browser = find_browser(wanted)
     if browser is None:
         why = f"options.browser is {wanted!r}, and no such program is here" if wanted else NO_BROWSER

@@ -15,12 +15,13 @@ from typing import Any
 
 from autoshrink.backends import browser_runtime
 from autoshrink.backends.browser_runtime import FILES, VERSION
-from autoshrink.backends.browser_server import Buffer, Frame, Lost, PageServer
+from autoshrink.backends.browser_server import Lost, PageServer
+from autoshrink.backends.page_frames import Buffer, Frame, PageError, first_line
 from autoshrink.errors import StageError
 from autoshrink.own_folder import OwnFolder
 
 PAGE = Path(__file__).with_name("browser_page")
-PAGE_FILES = ("index.html", "page.js")
+PAGE_FILES = ("index.html", "page.js", "models.js")
 ARGUMENTS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -33,10 +34,6 @@ CLOSE_LIMIT_S = 10.0
 PREFIX = "autoshrink-browser-"
 LONGEST_PATH = 55
 """Of the browser's folder: with what it puts behind it, sockets may have 103 characters."""
-
-
-class PageError(Exception):
-    """The page could not do a task, in the runtime's own words."""
 
 
 class Page:
@@ -52,7 +49,7 @@ class Page:
     """
 
     def __init__(self, browser: Path, threads: int, stage: str) -> None:
-        self.version = ""
+        self.browser = "Chromium"
         self._released: list[int] = []
         runtime = browser_runtime.check(stage)
         self._own_folder = OwnFolder(PREFIX, _place())
@@ -69,7 +66,7 @@ class Page:
             hello, _ = self._server.answer(START_LIMIT_S)
         except Exception as error:
             self.close()
-            raise StageError(stage, f"the page does not start in {browser}: {_first_line(error)}") from error
+            raise StageError(stage, f"the page does not start in {browser}: {first_line(error)}") from error
         wanted = {"isolated": True, "threads": threads, "version": VERSION}
         if hello != wanted:
             self.close()
@@ -123,7 +120,7 @@ class Page:
             self.close()
             raise StageError(stage, self.lost) from None
         if "error" in header:
-            raise PageError(_first_line(header["error"]))
+            raise PageError(first_line(header["error"]))
         return header, answered
 
     def _do(self, work: Coroutine[Any, Any, None], limit_s: float) -> None:
@@ -150,8 +147,9 @@ class Page:
         self._chromium.on("close", lambda _: self._server.lose("the browser ended: it crashed or was killed"))
         page = self._chromium.pages[0] if self._chromium.pages else await self._chromium.new_page()
         page.on("crash", lambda _: self._server.lose("the page crashed, as it does when it runs out of memory"))
-        page.on("pageerror", lambda error: self._server.lose(f"the page failed: {_first_line(error)}"))
-        self.version = self._chromium.browser.version if self._chromium.browser else ""
+        page.on("pageerror", lambda error: self._server.lose(f"the page failed: {first_line(error)}"))
+        if self._chromium.browser:
+            self.browser = f"Chromium {self._chromium.browser.version}"
         await page.goto(url)
 
     async def _end(self) -> None:
@@ -201,8 +199,3 @@ def _place() -> Path:
 def _environment(folder: Path) -> dict[str, str | float | bool]:
     """Has the browser write its temporary files into `folder`."""
     return {**os.environ, "TMPDIR": str(folder)}
-
-
-def _first_line(error: object) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -93,6 +93,15 @@ class Device(ABC):
             ChildError: the artifact does not run there; stage, reason and log file say why.
         """
 
+    def turn_away(self, why: str) -> bool:
+        """Told that what is there is of another kind than the front needs.
+
+        Returns:
+            Whether another one may come in its place: anybody may open a page.
+        """
+        del why
+        return False
+
     @classmethod
     def look(cls, spec: RemoteDevice, target: Target) -> Facts:
         """What can be said of a device without a search, for `doctor` and `devices`. Never raises."""

@@ -11,7 +11,18 @@ from autoshrink.backends.base import Backend, processor_name
 from autoshrink.measure.environment import instruction_sets
 from autoshrink.types import content_key
 
-WORDS = ("device", "processor", "model", "architecture", "instructions", "cores", "system", "browser", "runtime")
+WORDS = (
+    "device",
+    "processor",
+    "model",
+    "architecture",
+    "instructions",
+    "cores",
+    "graphics",
+    "system",
+    "browser",
+    "runtime",
+)
 """What an identity may hold, in the order in which it is said."""
 CPUINFO = Path("/proc/cpuinfo")
 BOARD = Path("/proc/device-tree/model")

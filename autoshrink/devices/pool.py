@@ -183,11 +183,16 @@ class Pool:
             if first and not unlike:
                 self.state, self.why, self.capabilities = facts.state, facts.why, facts.capabilities
         if unlike:
-            self._refuse(
-                device,
+            why = (
                 f"{device.name} is another device than those of this front ({'; '.join(unlike)}): figures of two "
-                "kinds are never mixed; give it a target, or a study, of its own",
+                "kinds are never mixed; give it a target, or a study, of its own"
             )
+            if device.turn_away(why):
+                self._say(why)
+                with self._changed:
+                    self._away[device] = why
+            else:
+                self._refuse(device, why)
             return
         with self._changed:
             self._away.pop(device, None)

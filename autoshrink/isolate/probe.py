@@ -25,7 +25,12 @@ SECONDS = 60
 
 
 def availability(target: Target) -> Availability:
-    """What the target's backend can do here, in the target's own interpreter where it names one. Never raises."""
+    """What the target's backend can do here, in the target's own interpreter where it names one. Never raises.
+
+    Where other devices measure, this one compiles.
+    """
+    if target.devices:
+        return get_backend(target.backend).to_compile(target.options)
     if not target.python:
         return get_backend(target.backend).available()
     python = interpreter(target)

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from autoshrink.backends.browser_server import Lost, PageServer, pack, unpack
+from autoshrink.backends.browser_server import Lost, PageServer
+from autoshrink.backends.page_frames import pack, unpack
 
 
 @pytest.fixture
