@@ -162,6 +162,11 @@ class Latency:
     drift: float = 0.0
 
     @property
+    def drifts(self) -> bool:
+        """Whether the device's pace changed while it measured."""
+        return abs(self.drift) > DRIFT
+
+    @property
     def unrest(self) -> str:
         """What was not steady about the measurement, in words; empty when all was."""
         said = []
@@ -170,7 +175,7 @@ class Latency:
             said.append(f"the ratio is known to +-{100 * half:.1f} % only, after {self.rounds} rounds")
         if self.contended:
             said.append("other processes held the processor")
-        if abs(self.drift) > DRIFT:
+        if self.drifts:
             how = "slower, as one that grows hot does" if self.drift > 0 else "faster"
             said.append(f"the device became {100 * abs(self.drift):.0f} % {how}")
         return "; ".join(said)

@@ -63,8 +63,8 @@ def hover(record: TrialRecord, metric: Metric) -> str:
     if record.latency is not None:
         latency = record.latency
         lines.append(f"{human_ms(latency.ms)}, {speed_up(latency.ratio)} {speed_up_interval(latency.ratio_ci)}")
-        if not latency.stable:
-            lines.append("latency wider than the target asks")
+        if latency.unrest:
+            lines.append(f"unstable: {latency.unrest}")
     if record.artifact is not None:
         lines.append(human_bytes(record.artifact.size_bytes))
     lines.extend(f"{escape(name)} {escape(human_figure(figure))}" for name, figure in record.figures.items())

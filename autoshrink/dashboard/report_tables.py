@@ -126,7 +126,8 @@ def _speeds(view: TargetView, ties: set[int]) -> list[Column]:
         return "≈ " if record.number in ties else ""
 
     def unstable(record: TrialRecord) -> str:
-        return "" if record.latency is None or record.latency.stable else "unstable"
+        steady = record.latency is None or (record.latency.stable and not record.latency.drifts)
+        return "" if steady else "unstable"
 
     def rate(record: TrialRecord) -> Markup:
         rows = view.throughput(record)

@@ -23,7 +23,7 @@ _INTERVALS = ("accuracy_ci", "test_accuracy_ci", "test_drop_ci", "drop_ci", "lat
 _JSON_TEXT = ("elsewhere", "figures", "notes")
 _COLUMN_TYPES = {
     **dict.fromkeys(("number", "size_bytes", "gzip_bytes", "int8_layers", "layers"), "Int64"),
-    **dict.fromkeys(("target", "recipe", "recipe_text", "outcome", "reason", *_JSON_TEXT), "str"),
+    **dict.fromkeys(("target", "recipe", "recipe_text", "outcome", "reason", "device", *_JSON_TEXT), "str"),
     **dict.fromkeys(("stable", "on_front"), "boolean"),
 }
 
@@ -101,6 +101,8 @@ def _row(record: TrialRecord, view: TargetView, on_front: bool) -> Row:
         "int8_layers": audit.int8_layers if audit else None,
         "layers": len(audit.layers) if audit else None,
         "stable": latency.stable if latency else None,
+        "drift": latency.drift if latency else None,
+        "device": record.device,
         "on_front": on_front,
         "elsewhere": _elsewhere(view.elsewhere(record)),
         "figures": {name: asdict(figure) for name, figure in record.figures.items()},

@@ -124,8 +124,11 @@ def _front(view: TargetView, answer: Headline) -> Iterator[Markup]:
         notes.insert(1, "Speed-up is against the baseline, measured in turn with it.")
     if latency_ties([record for record in members if record.recipe.stages]):
         notes.append("≈: as fast as the row above, as far as anybody can tell.")
-    if any(record.latency and not record.latency.stable for record in members):
-        notes.append("Unstable: the interval is wider than the target asks; measure again on a quiet machine.")
+    if any(record.latency and (not record.latency.stable or record.latency.drifts) for record in members):
+        notes.append(
+            "Unstable: the interval is wider than the target asks, or the device's own pace changed by over 10 % while "
+            "it measured, as heat does it; measure again on a quiet, cool device."
+        )
     yield element("h3", "The front" if view.is_scored else "What was compiled")
     yield front_table(view, answer.chosen)
     yield element("p", " ".join(notes), class_="note")

@@ -130,6 +130,9 @@ def _caption(view: TargetView) -> Text:
         unstable = [str(record.number) for record in view.members if record.latency and not record.latency.stable]
         if unstable:
             lines.append(f"latency wider than the target asks: trial {', '.join(unstable)}")
+        drifting = [f"{r.number} ({r.latency.drift:+.0%})" for r in view.members if r.latency and r.latency.drifts]
+        if drifting:
+            lines.append(f"the device's own pace changed meanwhile, as heat does it: trial {', '.join(drifting)}")
     elif view.is_scored:
         lines.append("± is half the 95 % interval; x is the gain over the fp32 baseline on this target")
     if view.why_not_measured:

@@ -120,6 +120,7 @@ def _how(manifest: Manifest) -> str:
         kept = [f"{_count(own.latency.rounds, 'round')} kept"]
         kept += [] if own.latency.stable else ["the interval stayed wider than the target asks"]
         kept += ["other processes held the core meanwhile"] if own.latency.contended else []
+        kept += [f"the device's own pace changed by {own.latency.drift:+.0%} meanwhile"] if own.latency.drifts else []
         paragraphs.append(
             "Latency was timed in a process that holds the runtime and nothing else, in rounds that alternate with the "
             "fp32 baseline, so that what the machine does to both cancels: compare the ratio, not the milliseconds "

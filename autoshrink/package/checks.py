@@ -219,6 +219,8 @@ def check_latency(manifest: Manifest, found: Latency, tolerance: Tolerance) -> t
         notes.append("the latency ratio did not settle within the target's rounds and time: its interval is wide")
     if found.contended:
         notes.append("other processes held the core while latency was measured: measure again on a quiet machine")
+    if found.drifts:
+        notes.append(f"the device's own pace changed by {found.drift:+.0%} while it measured, as heat does it")
     expected = "not recorded" if recorded is None else _ratio(recorded)
     return Check(
         name="latency",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import shutil
 from dataclasses import MISSING, fields
@@ -14,8 +15,11 @@ import pytest
 import torch
 
 from autoshrink.backends import BACKENDS, get_backend
-from autoshrink.config import profile_names
+from autoshrink.cli_agent import agent
+from autoshrink.config import load_target, profile_names
+from autoshrink.devices import DEVICES
 from autoshrink.errors import ConfigError
+from autoshrink.target import KEYS_OF_DEVICES
 from autoshrink.task import Task, call
 from autoshrink.tasks import TASKS
 from autoshrink.tasks.loading import load_task
@@ -60,7 +64,13 @@ class TestTheGuide:
         assert rows == list(TASKS)
 
     @pytest.mark.parametrize(
-        "page", [ROOT / "docs" / "task.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs" / "decisions").glob("*.md")]
+        "page",
+        [
+            ROOT / "docs" / "task.md",
+            ROOT / "docs" / "devices.md",
+            ROOT / "CONTRIBUTING.md",
+            *(ROOT / "docs" / "decisions").glob("*.md"),
+        ],
     )
     def test_its_links_lead_somewhere(self, page: Path) -> None:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
@@ -131,3 +141,27 @@ class TestTheTargets:
         assert set(rows) == set(known)
         for backend, options in known.items():
             assert options <= set(re.findall(r"`(\w+)`", rows[backend])), backend
+
+
+class TestTheDevices:
+    page = (ROOT / "docs" / "devices.md").read_text()
+
+    def test_it_names_every_way_to_a_device_and_its_profile(self) -> None:
+        assert set(re.findall(r"^\| `\{(\w+): ", self.page, re.MULTILINE)) == set(DEVICES) == set(KEYS_OF_DEVICES)
+        with_devices = {name for name in profile_names("targets") if load_target(name).devices}
+        assert with_devices == {"agent", "ssh", "phone-browser", "android-adb"}
+        assert all(name in self.page for name in with_devices)
+
+    def test_its_profiles_are_such(self, tmp_path: Path) -> None:
+        blocks = re.findall(r"```yaml\n(.*?)```", self.page, re.DOTALL)
+        assert len(blocks) == 2
+        for block in blocks:
+            file = tmp_path / "target.yaml"
+            file.write_text(f"name: mine\nbackend: litert\nprecisions: {{fp32: {{}}}}\n{block}")
+            assert load_target(str(file)).devices
+
+    def test_it_names_every_option_of_the_agent(self) -> None:
+        rows = " ".join(re.findall(r"^\| (`--.*?) \|", self.page, re.MULTILINE))
+        named = set(re.findall(r"--([a-z-]+)", rows))
+        parameters = set(inspect.signature(agent).parameters)
+        assert named == {name.replace("_", "-") for name in parameters}

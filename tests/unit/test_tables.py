@@ -27,8 +27,8 @@ KEYS = [
     "number", "target", "recipe", "recipe_text", "outcome", "reason", "accuracy", "accuracy_ci", "test_accuracy",
     "test_accuracy_ci", "test_drop", "test_drop_ci",
     "drop", "drop_ci", "latency_ms", "latency_ci_ms", "latency_ratio", "latency_ratio_ci",
-    "throughput", "size_bytes", "gzip_bytes", "size_ratio", "int8_layers", "layers", "stable", "on_front",
-    "elsewhere", "figures", "notes", "seconds",
+    "throughput", "size_bytes", "gzip_bytes", "size_ratio", "int8_layers", "layers", "stable", "drift", "device",
+    "on_front", "elsewhere", "figures", "notes", "seconds",
 ]  # fmt: skip
 
 

@@ -468,3 +468,23 @@ def test_the_timed_child_needs_numpy_only() -> None:
     code = f"import sys, {timing.__name__}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_device_that_grows_hot_drifts_and_its_ratio_holds() -> None:
+    """Known answer: every call of both takes 1 % longer each round, as when the clock goes down."""
+    rows = []
+    for number in range(30):
+        pace = 1.0 + 0.01 * number
+        for which, seconds in ((CANDIDATE, 0.002), (REFERENCE, 0.004)):
+            rows += [(float(number), float(which), seconds * pace, seconds * pace)] * 4
+    latency = summarise(Samples(np.array(rows)), Measuring())
+    first, last = np.median(1.0 + 0.01 * np.arange(10)), np.median(1.0 + 0.01 * np.arange(20, 30))
+    assert latency.drift == pytest.approx(last / first - 1) and latency.drifts
+    assert latency.ratio == pytest.approx(0.5) and latency.stable
+    assert "became 19 % slower, as one that grows hot does" in latency.unrest
+
+
+def test_a_steady_device_does_not_drift() -> None:
+    rows = [(float(n), float(which), 0.002, 0.002) for n in range(9) for which in (CANDIDATE, REFERENCE)]
+    latency = summarise(Samples(np.array(rows)), Measuring())
+    assert latency.drift == 0 and not latency.drifts and latency.unrest == ""
