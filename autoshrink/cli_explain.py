@@ -103,7 +103,7 @@ def _file(
 def _trial(study: str, trial: int, target: str | None, apply: bool, calls: int, results: Path) -> Explanation:
     from autoshrink.api import open_study
     from autoshrink.explain.apply_trial import apply_to_trial
-    from autoshrink.explain.explanation import write
+    from autoshrink.explain.explanation import read, write
     from autoshrink.explain.place import place_of
     from autoshrink.explain.trial import chosen_target, explain_trial
 
@@ -118,7 +118,10 @@ def _trial(study: str, trial: int, target: str | None, apply: bool, calls: int, 
                 explained, record, folder, opened.task(), place, lambda stage, _done, _all: _say(stage)
             )
             found = found.with_tried(tried)
-    write(found, folder.trial_folder(profile.name, trial))
+    place_of_trial = folder.trial_folder(profile.name, trial)
+    earlier = None if apply else read(place_of_trial)
+    # What was tried before stays in the report: the artifact is the same.
+    write(found.with_tried(earlier.tried) if earlier else found, place_of_trial)
     return found
 
 

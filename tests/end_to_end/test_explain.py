@@ -67,9 +67,11 @@ def test_a_trial_is_explained_its_changes_tried_and_the_report_shows_it(searched
     assert len(searched.records("s", "signed")) == 3
 
     searched.ok("explain", "s", 0, "--calls", 5)
+    assert searched.ok("explain", "s", 1, "--calls", 5)["tried"] == []
     page = Path(searched.path / searched.ok("report", "s")["report"]).read_text()
     assert "Where the time goes" in page
     assert "activations are signed (int8)" in page
+    assert "trial 1 of signed-activations-uint8 in s-explain" in page, "what was tried before stays"
 
 
 def test_a_file_of_ones_own(searched: Workplace) -> None:
