@@ -14,6 +14,9 @@ import autoshrink.cli_search
 import autoshrink.cli_study
 
 # isort: split
+import autoshrink.cli_explain
+
+# isort: split
 import autoshrink.cli_machine
 
 # isort: split

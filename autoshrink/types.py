@@ -222,6 +222,64 @@ class Audit:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """A kernel of one call, as the runtime's own profiler tells of it.
+
+    Attributes:
+        name: as the audit names it: of the layer, or of what the runtime fused it into.
+        kind: the runtime's name for what it does, such as `QLinearConv`.
+        precision: of its arithmetic, as the audit names it; empty where the runtime does not say.
+        ms: median over the profiled calls, milliseconds; None where the runtime gives no time per kernel.
+        inputs: shapes of its inputs, those of parameters among them where the runtime lists them; empty if it does not.
+        outputs: the same of its outputs.
+        weight_bytes: of the parameters that it reads, where the runtime tells.
+        has_weights: whether it carries weights (a convolution, a matrix product with a constant).
+        is_conversion: whether it quantizes, dequantizes, casts or changes the layout, and nothing else.
+    """
+
+    name: str
+    kind: str
+    precision: str = ""
+    ms: float | None = None
+    inputs: tuple[tuple[int, ...], ...] = ()
+    outputs: tuple[tuple[int, ...], ...] = ()
+    weight_bytes: int | None = None
+    has_weights: bool = False
+    is_conversion: bool = False
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of a call goes. What the runtime does not tell is absent, and `notes` say so.
+
+    Attributes:
+        kernels: of one call, in the order they ran.
+        call_ms: median of the wall time of calls that nothing profiled, in turns with those, milliseconds.
+        calls: how many were profiled.
+        source: what gave the times, such as `onnxruntime 1.31.1, its profiler`.
+        estimate: whether the times are those of a model of the device, and none of a clock.
+        notes: what a reader should know.
+    """
+
+    kernels: tuple[Kernel, ...] = ()
+    call_ms: float | None = None
+    calls: int = 0
+    source: str = ""
+    estimate: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kernels_ms(self) -> float:
+        """Of all kernels that have a time, together."""
+        return sum(kernel.ms or 0.0 for kernel in self.kernels)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether there is a time per kernel."""
+        return any(kernel.ms is not None for kernel in self.kernels)
+
+
+@dataclass(frozen=True)
 class Figure:
     """A figure of an artifact beside accuracy, latency and size, with its unit and who found it.
 

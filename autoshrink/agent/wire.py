@@ -17,12 +17,13 @@ from autoshrink.backends import BACKENDS, get_backend
 from autoshrink.cache import file_sha256
 from autoshrink.isolate.job import Job, JobResult, Loaded
 from autoshrink.target import ChildLimits, Measuring, PrecisionName
-from autoshrink.types import Scalar
+from autoshrink.types import Scalar, Settings
 
 PROTOCOL = 1
 LONGEST_NAME = 100
 DEEPEST = 8
 MOST_FILES = 256
+MOST_PROFILED = 10_000
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -71,6 +72,7 @@ class ArtifactRef(_Message):
 
     files: Annotated[Files, Field(min_length=1)]
     precision: PrecisionName
+    options: dict[str, Scalar] | None = None
 
 
 class JobRequest(_Message):
@@ -87,6 +89,7 @@ class JobRequest(_Message):
     example: Files
     measure: Measuring | None
     audit: bool
+    profile: Annotated[int, Field(ge=0, le=MOST_PROFILED)] = 0
     evaluate: Annotated[dict[PlainPart, Files], Field(max_length=16)]
     probe: bool
     seed: int
@@ -104,7 +107,8 @@ class JobRequest(_Message):
             return [f"backend is {self.backend!r}; an agent runs {', '.join(BACKENDS)} and nothing else"]
         found = []
         known = get_backend(self.backend).options
-        for name, value in self.options.items():
+        own = [artifact.options for artifact in (self.artifact, self.reference) if artifact and artifact.options]
+        for name, value in (pair for options in (self.options, *own) for pair in options.items()):
             allowed = known[name].allowed if name in known else None
             if allowed is None:
                 found.append(f"options.{name}: an agent takes only options whose values are listed")
@@ -112,8 +116,9 @@ class JobRequest(_Message):
                 found.append(f"options.{name} is {value!r}; it must be one of {', '.join(map(str, allowed.values))}")
         if not self.probe and self.artifact is None:
             found.append("artifact is missing")
-        if self.measure and not self.example:
-            found.append("measure is set and example is not; what is measured needs an input")
+        if (self.measure or self.profile) and not self.example:
+            what = "measure" if self.measure else "profile"
+            found.append(f"{what} is set and example is not; what is measured needs an input")
         return found
 
 
@@ -144,9 +149,14 @@ def request_of(job: Job) -> tuple[JobRequest, dict[str, Path]]:
     def artifact(loaded: Loaded | None) -> ArtifactRef | None:
         if loaded is None or not loaded.files:
             return None
-        return ArtifactRef(files=refer(loaded.folder, loaded.files), precision=loaded.precision)  # type: ignore[arg-type]
+        own = None if loaded.options is None else telling(loaded.options)
+        return ArtifactRef(files=refer(loaded.folder, loaded.files), precision=loaded.precision, options=own)  # type: ignore[arg-type]
 
     default = {name: option.default for name, option in backend.options.items()}
+
+    def telling(options: Settings) -> dict[str, Scalar]:
+        return {name: value for name, value in options.items() if value != default.get(name)}
+
     request = JobRequest(
         backend=job.backend,
         threads=job.threads,
@@ -154,11 +164,12 @@ def request_of(job: Job) -> tuple[JobRequest, dict[str, Path]]:
         limits=job.limits,
         artifact=artifact(job.artifact),
         reference=artifact(job.reference),
-        options={name: value for name, value in job.options.items() if value != default.get(name)},
+        options=telling(job.options),
         pin=list(job.pin),
         example=arrays(job.example) if job.example else [],
         measure=job.measure,
         audit=job.audit,
+        profile=job.profile,
         evaluate={name: arrays(folder) for name, folder in job.evaluate.items()},
         probe=job.probe,
         seed=job.seed,
@@ -184,7 +195,7 @@ def job_of(request: JobRequest, folder: Path, device: str) -> tuple[Job, dict[Pa
     def artifact(ref: ArtifactRef | None, below: str) -> Loaded | None:
         if ref is None:
             return None
-        return Loaded(put(ref.files, below), tuple(file.name for file in ref.files), ref.precision)
+        return Loaded(put(ref.files, below), tuple(file.name for file in ref.files), ref.precision, ref.options)
 
     job = Job(
         backend=request.backend,
@@ -198,6 +209,7 @@ def job_of(request: JobRequest, folder: Path, device: str) -> tuple[Job, dict[Pa
         example=put(request.example, "example", ".npy") if request.example else None,
         measure=request.measure,
         audit=request.audit,
+        profile=request.profile,
         evaluate={name: put(files, f"inputs/{name}", ".npy") for name, files in request.evaluate.items()},
         probe=request.probe,
         seed=request.seed,

@@ -16,9 +16,9 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from autoshrink.measure.timing import Timed
+from autoshrink.measure.timing import Timed, beside_ms
 from autoshrink.target import Target
-from autoshrink.types import Audit, Choice, Figure, Recipe, Scalar, Settings
+from autoshrink.types import Audit, Choice, Figure, Profile, Recipe, Scalar, Settings
 
 Array = npt.NDArray[np.generic]
 Arrays = Mapping[str, Array]
@@ -117,6 +117,16 @@ class Session(ABC):
     @abstractmethod
     def audit(self) -> Audit:
         """The kernels that the runtime chose for this artifact."""
+
+    def profile(self, inputs: Arrays, calls: int) -> Profile:
+        """Where the time of a call on `inputs` goes, kernel by kernel, over `calls` profiled calls.
+
+        A runtime without a profiler tells what a call takes, and nothing of its kernels.
+
+        Raises:
+            StageError: of stage `profile`: a call fails.
+        """
+        return Profile(call_ms=beside_ms(self.timed(inputs), calls), notes=("this runtime gives no time per kernel",))
 
 
 class Backend(ABC):

@@ -30,14 +30,15 @@ from autoshrink.backends.base import (
 )
 from autoshrink.backends.browser_driver import Page, close_pages, page_for
 from autoshrink.backends.browser_runtime import BROWSER_FIX, INSTALL, NO_BROWSER, PACKAGE, VERSION, find_browser
-from autoshrink.backends.onnxruntime import OnnxRuntime, audit_of
+from autoshrink.backends.onnx_kernels import audit_of, kernels_of
+from autoshrink.backends.onnxruntime import FUSIONS, OnnxRuntime, fused
 from autoshrink.backends.page_frames import Buffer, Frame, PageError
 from autoshrink.backends.ports import Port, in_order
 from autoshrink.compressed_size import gzip_bytes
 from autoshrink.errors import StageError
-from autoshrink.measure.timing import RemoteCalls
+from autoshrink.measure.timing import RemoteCalls, beside_ms
 from autoshrink.target import Target
-from autoshrink.types import Audit, Figure, Recipe, Settings
+from autoshrink.types import Audit, Figure, Profile, Recipe, Settings
 
 ARTIFACT = "model.onnx"
 DTYPES: Mapping[str, npt.DTypeLike] = {
@@ -103,7 +104,8 @@ class Browser(Backend):
             None,
             "",
             "the Chromium to use: a path or a command; the first that is found when empty; `none` for a page elsewhere",
-        )
+        ),
+        **FUSIONS,
     }
 
     def machine(self) -> Availability:
@@ -157,7 +159,7 @@ class Browser(Backend):
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.model, folder / ARTIFACT)
             page = _page(source.options, source.threads, "compile")
-            _Model(page, folder / ARTIFACT, source.precision, "compile")
+            _Model(page, folder / ARTIFACT, fused(source.precision, source.options), "compile")
         raw, compressed = browser_runtime.download_sizes()
         sizes = {
             "download": raw + (folder / ARTIFACT).stat().st_size,
@@ -174,7 +176,7 @@ class Browser(Backend):
         Raises:
             StageError: the page cannot load it, with the runtime's own reason; there is no browser.
         """
-        return BrowserSession(_page(options, threads, "load"), folder / files[0], precision)
+        return BrowserSession(_page(options, threads, "load"), folder / files[0], fused(precision, options))
 
     def close(self) -> None:
         """Ends the browsers of this process; sessions that are left do not run any more."""
@@ -188,11 +190,11 @@ class Browser(Backend):
 class BrowserSession(Session):
     """A model that a page has loaded."""
 
-    def __init__(self, page: ModelPage, path: Path, precision: str) -> None:
+    def __init__(self, page: ModelPage, path: Path, is_fused: bool) -> None:
         self._page = page
         self._path = path
-        self._precision = precision
-        self._model = _Model(page, path, precision, "load")
+        self._is_fused = is_fused
+        self._model = _Model(page, path, is_fused, "load")
         self._calls_of_trip = 1
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
@@ -233,14 +235,28 @@ class BrowserSession(Session):
         Raises:
             StageError: the call fails.
         """
-        model = _Model(self._page, self._path, self._precision, "audit", enableProfiling=True)
+        found = audit_of(self._events("audit", [port.zeros() for port in self._model.ports], 1))
+        return Audit(found.layers, found.conversions, found.kernels, (f"seen in {self._page.browser}",))
+
+    def profile(self, inputs: Arrays, calls: int) -> Profile:
+        """The kernels of a second, profiled session in the page; see `Session.profile`.
+
+        Raises:
+            StageError: a call fails, or the page is gone.
+        """
+        events = self._events("profile", in_order(inputs, self._model.ports), calls)
+        source = f"{PACKAGE} {VERSION}, its profiler, in {self._page.browser}"
+        return Profile(kernels_of(events, calls), beside_ms(self.timed(inputs), calls), calls, source)
+
+    def _events(self, stage: str, arrays: Sequence[Array], calls: int) -> list[Mapping[str, Any]]:
+        """The events of the kernels of `calls` calls."""
+        model = _Model(self._page, self._path, self._is_fused, stage, enableProfiling=True)
         try:
-            _, (text,) = model.ask("audit", "profile", [port.zeros() for port in model.ports])
+            _, (text,) = model.ask(stage, "profile", arrays, calls=calls)
             events = json.loads(bytes(text))
         except (PageError, ValueError) as error:
-            raise StageError("audit", f"a call on zeros fails: {_reason(error)}") from error
-        found = audit_of([event for event in events if event["cat"] == "Node"])
-        return Audit(found.layers, found.conversions, found.kernels, (f"seen in {self._page.browser}",))
+            raise StageError(stage, f"a profiled call fails: {_reason(error)}") from error
+        return [event for event in events if event["cat"] == "Node"]
 
     def _has_room(self, trip: Sequence[Sequence[Array]], arrays: Sequence[Array]) -> bool:
         same = all(one.shape == other.shape for one, other in zip(trip[0], arrays, strict=True))
@@ -302,10 +318,9 @@ class _Model:
         StageError: of `stage`: the page cannot load the file.
     """
 
-    def __init__(self, page: ModelPage, path: Path, precision: str, stage: str, **more: object) -> None:
+    def __init__(self, page: ModelPage, path: Path, is_fused: bool, stage: str, **more: object) -> None:
         self._page = page
-        # As in native ONNX Runtime: fused, a product with 8-bit weights and a float bias would run in float.
-        disabled = {"disable_specified_optimizers": "MatMulAddFusion"} if precision == "int8_static" else {}
+        disabled = {} if is_fused else {"disable_specified_optimizers": "MatMulAddFusion"}
         options = {"graphOptimizationLevel": "all", "extra": {"optimization": disabled}, **more}
         try:
             content = path.read_bytes()

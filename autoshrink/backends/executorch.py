@@ -17,12 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoshrink.backends.base import NO_OPTIONS, Array, Arrays, Availability, Backend, Compiled, Session, Source
-from autoshrink.backends.executorch_profile import audit_of, kernels_of
+from autoshrink.backends.base import (
+    NO_OPTIONS,
+    Array,
+    Arrays,
+    Availability,
+    Backend,
+    Compiled,
+    Session,
+    Source,
+    installed_version,
+)
+from autoshrink.backends.executorch_profile import audit_of, kernels_of, profile_of, runs_of
 from autoshrink.backends.ports import Port, in_order
 from autoshrink.errors import AutoshrinkError, StageError
+from autoshrink.measure.timing import beside_ms
 from autoshrink.target import Target
-from autoshrink.types import Audit, Recipe, Settings
+from autoshrink.types import Audit, Profile, Recipe, Settings
 
 if TYPE_CHECKING:
     from autoshrink.backends.executorch_lowering import Lowered
@@ -148,19 +159,52 @@ class ExecuTorchSession(Session):
         Raises:
             StageError: the call fails, or this build of the runtime traces nothing.
         """
+        kernels = kernels_of(self._trace("audit", [port.zeros() for port in self._inputs]))
+        return audit_of(kernels, self._layers, self._permutations, self._portable)
+
+    def profile(self, inputs: Arrays, calls: int) -> Profile:
+        """The kernels by the runtime's event trace; see `Session.profile`. It tells no shapes.
+
+        Raises:
+            StageError: a call fails, or this build of the runtime traces nothing.
+        """
+        took: list[float] = []
+
+        def beside(run: Callable[[int], None]) -> None:
+            took.append(beside_ms(self.timed(inputs), calls, run))
+
+        runs = runs_of(self._trace("profile", in_order(inputs, self._inputs), beside))
+        kernels = profile_of(runs, self._layers, self._permutations, self._portable)
+        source = f"executorch {installed_version('executorch')}, its event trace"
+        return Profile(kernels, took[0], calls, source)
+
+    @property
+    def _portable(self) -> str:
+        return "fp16" if self._precision == "fp16" else "fp32"
+
+    def _trace(
+        self, stage: str, arrays: list[Array], conduct: Callable[[Callable[[int], None]], None] = lambda run: run(1)
+    ) -> bytes:
+        """The event trace; `conduct` is given what makes so many traced calls."""
         try:
             program, method = self._loaded(enable_etdump=True)
-            method.call([self._tensor(port.zeros()) for port in self._inputs])
+            tensors = [self._tensor(array) for array in arrays]
+
+            def run(calls: int) -> None:
+                for _ in range(calls):
+                    method.call(tensors)
+
+            conduct(run)
             with tempfile.TemporaryDirectory() as folder:
-                trace = Path(folder) / "trace"
-                program.write_etdump_result_to_file(str(trace), None)
-                kernels = kernels_of(trace.read_bytes())
+                path = Path(folder) / "trace"
+                program.write_etdump_result_to_file(str(path), None)
+                trace = path.read_bytes()
+            traced = any(runs_of(trace))
         except Exception as error:
-            raise StageError("audit", f"a traced call on zeros fails: {_first_line(error)}") from error
-        if not kernels:
-            raise StageError("audit", "this build of ExecuTorch traces no kernel; install the package from PyPI")
-        portable = "fp16" if self._precision == "fp16" else "fp32"
-        return audit_of(kernels, self._layers, self._permutations, portable)
+            raise StageError(stage, f"a traced call fails: {_first_line(error)}") from error
+        if not traced:
+            raise StageError(stage, "this build of ExecuTorch traces no kernel; install the package from PyPI")
+        return trace
 
     def _tensor(self, array: Array) -> Any:
         """A tensor on the memory of a contiguous array, or of a copy of one that must not be written."""

@@ -6,8 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from autoshrink.backends.executorch_trace import events
-from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Layer
+import numpy as np
+
+from autoshrink.backends.executorch_trace import Event, events
+from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Kernel, Layer
 
 WEIGHT_KERNELS = ("Convolution", "Deconvolution", "Fully Connected")
 """XNNPACK's kernels that have weights."""
@@ -24,11 +26,48 @@ def kernels_of(trace: bytes) -> list[str]:
     Raises:
         ValueError: the trace is damaged.
     """
-    found: list[str] = []
-    for run, names in events(trace):
-        if run == EXECUTE:
-            found = [name for name in names if "(" in name or name.startswith(PORTABLE)]
-    return found
+    runs = runs_of(trace)
+    return [event.name for event in runs[-1]] if runs else []
+
+
+def runs_of(trace: bytes) -> list[list[Event]]:
+    """The kernels of each call in an event trace, with the ticks that they took.
+
+    Raises:
+        ValueError: the trace is damaged.
+    """
+    return [
+        [event for event in found if "(" in event.name or event.name.startswith(PORTABLE)]
+        for run, found in events(trace)
+        if run == EXECUTE
+    ]
+
+
+def profile_of(
+    runs: Sequence[Sequence[Event]], layers: Sequence[str], permutations: int, portable_precision: str
+) -> tuple[Kernel, ...]:
+    """The kernels of one call, with the median of their times over the calls `runs`; the rest as in `audit_of`.
+
+    Ticks are nanoseconds: that of the clock which the runtime's Python bindings are built with.
+    """
+    names = [event.name for event in runs[-1]]
+    own = iter(audit_of(names, layers, permutations, portable_precision).layers)
+    same = [run for run in runs if [event.name for event in run] == names]
+    found = []
+    for place, name in enumerate(names):
+        layer = next(own) if _has_weights(name) else None
+        kind = _kind(name)
+        found.append(
+            Kernel(
+                layer.name if layer else kind.removesuffix(".out"),
+                name if "(" in name else kind,
+                layer.precision if layer else _precision(name),
+                float(np.median([run[place].ticks for run in same])) / 1e6,
+                has_weights=layer is not None,
+                is_conversion=kind in ("Convert", "Transpose", "permute_copy.out", *PORTABLE_CASTS),
+            )
+        )
+    return tuple(found)
 
 
 def audit_of(kernels: Sequence[str], layers: Sequence[str], permutations: int, portable_precision: str) -> Audit:
@@ -40,7 +79,7 @@ def audit_of(kernels: Sequence[str], layers: Sequence[str], permutations: int, p
         permutations: that the model asks for; the other transposes change the layout for XNNPACK.
         portable_precision: of the arithmetic outside XNNPACK.
     """
-    weights = [kernel for kernel in kernels if _kind(kernel) in (*WEIGHT_KERNELS, *PORTABLE_WEIGHT_KERNELS)]
+    weights = [kernel for kernel in kernels if _has_weights(kernel)]
     notes = []
     if len(weights) == len(layers):
         names = list(layers)
@@ -59,6 +98,10 @@ def audit_of(kernels: Sequence[str], layers: Sequence[str], permutations: int, p
         listed = ", ".join(f"{count} {name}" if count > 1 else name for name, count in sorted(portable.items()))
         notes.append(f"not fully accelerated: outside XNNPACK run {listed}")
     return Audit(found, conversions, len(kernels), tuple(notes))
+
+
+def _has_weights(kernel: str) -> bool:
+    return _kind(kernel) in (*WEIGHT_KERNELS, *PORTABLE_WEIGHT_KERNELS)
 
 
 def _kind(kernel: str) -> str:

@@ -17,7 +17,7 @@ PREFIX = 4
 RUNS = 1
 RUN_NAME, RUN_EVENTS = 0, 3
 PROFILE = 0
-EVENT_NAME, DELEGATE_NAME = 0, 4
+EVENT_NAME, DELEGATE_NAME, START, END = 0, 4, 6, 7
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class _Table:
         for index in range(_number("<I", self.content, vector)):
             yield _Table(self.content, _target(self.content, vector + 4 + 4 * index))
 
+    def number(self, number: int) -> int:
+        """An unsigned integer of 64 bits; 0 when the table does not have it."""
+        place = self.field(number)
+        return _number("<Q", self.content, place) if place else 0
+
     def text(self, number: int) -> str:
         """A string; empty when the table does not have it."""
         place = self.field(number)
@@ -59,8 +64,16 @@ class _Table:
         return self.content[start + 4 : start + 4 + _number("<I", self.content, start)].decode()
 
 
-def events(trace: bytes) -> Iterator[tuple[str, list[str]]]:
-    """(name of the run, names of its events in their order) of a trace; a delegate's event has the delegate's name.
+@dataclass(frozen=True)
+class Event:
+    """What the runtime did: its name, or the delegate's for it, and how many ticks of its clock it took."""
+
+    name: str
+    ticks: int
+
+
+def events(trace: bytes) -> Iterator[tuple[str, list[Event]]]:
+    """(name of the run, its events in their order) of a trace; a delegate's event has the delegate's name.
 
     Raises:
         ValueError: it is no such trace, or damaged.
@@ -71,9 +84,14 @@ def events(trace: bytes) -> Iterator[tuple[str, list[str]]]:
     try:
         for run in _Table(content, _target(content, 0)).tables(RUNS):
             profiles = [profile for event in run.tables(RUN_EVENTS) if (profile := event.table(PROFILE))]
-            yield run.text(RUN_NAME), [each.text(DELEGATE_NAME) or each.text(EVENT_NAME) for each in profiles]
+            yield run.text(RUN_NAME), [_event(each) for each in profiles]
     except (struct.error, UnicodeDecodeError) as error:
         raise ValueError(f"the trace is damaged: {error}") from error
+
+
+def _event(profile: _Table) -> Event:
+    name = profile.text(DELEGATE_NAME) or profile.text(EVENT_NAME)
+    return Event(name, max(0, profile.number(END) - profile.number(START)))
 
 
 def _number(kind: str, content: bytes, place: int) -> int:

@@ -21,8 +21,9 @@ from autoshrink.backends.base import (
 )
 from autoshrink.backends.ports import Port, in_order
 from autoshrink.errors import StageError
+from autoshrink.measure.timing import beside_ms
 from autoshrink.target import Target
-from autoshrink.types import Audit, Choice, Recipe, Settings
+from autoshrink.types import Audit, Choice, Profile, Recipe, Settings
 
 ARTIFACT = "model.tflite"
 LAYOUT = "layout"
@@ -146,6 +147,27 @@ class LiteRtSession(Session):
         from autoshrink.backends.tflite_graph import Graph
 
         return with_acceleration(audit_of(Graph(self._path.read_bytes())), self._path, "audit")
+
+    def profile(self, inputs: Arrays, calls: int) -> Profile:
+        """The operators of the file with their precisions and what a call takes; see `Session.profile`.
+
+        LiteRT's Python package gives no way to its profilers, so there is no time per operator.
+
+        Raises:
+            StageError: the runtime cannot load the file.
+        """
+        from autoshrink.backends.tflite_audit import kernels_of, with_acceleration
+        from autoshrink.backends.tflite_graph import Graph
+
+        kernels = kernels_of(Graph(self._path.read_bytes()))
+        notes = with_acceleration(Audit((), 0, 0), self._path, "profile").notes
+        return Profile(
+            kernels,
+            beside_ms(self.timed(inputs), calls),
+            calls,
+            "the file's operators",
+            notes=("LiteRT's Python package gives no time per operator", *notes),
+        )
 
     def _set(self, interpreter: Any, inputs: Arrays) -> None:
         for port, array in zip(self._ports, in_order(inputs, self._ports), strict=True):

@@ -32,9 +32,9 @@ from autoshrink.backends.tflm_arena import arena_bytes
 from autoshrink.backends.tflm_model import End, MicroModel, ends, for_micro, operator_names, operators, weight_kernels
 from autoshrink.backends.tflm_ports import PORTS, MicroPort, MicroPorts, read_ports
 from autoshrink.backends.tflm_runtime import runtime
-from autoshrink.backends.vela_estimate import ACCELERATORS, estimate
+from autoshrink.backends.vela_estimate import ACCELERATORS, estimate, per_layer
 from autoshrink.errors import StageError
-from autoshrink.types import Audit, Choice, Figure, Layer, Settings
+from autoshrink.types import Audit, Choice, Figure, Kernel, Layer, Profile, Settings
 
 ARTIFACT = "model.tflite"
 NO_NPU = "none"
@@ -118,20 +118,22 @@ class Microcontroller(Backend):
         files: tuple[str, ...],
         precision: str,  # noqa: ARG002 - the file tells
         threads: int,  # noqa: ARG002 - the runtime has one
-        options: Settings = NO_OPTIONS,  # noqa: ARG002 - they are for compiling
+        options: Settings = NO_OPTIONS,
     ) -> MicrocontrollerSession:
         """The artifact in TFLite Micro's interpreter.
 
         Raises:
             StageError: a file is missing or damaged, or the runtime cannot run the model.
         """
-        return MicrocontrollerSession(folder, files[0])
+        return MicrocontrollerSession(folder, files[0], options)
 
 
 class MicrocontrollerSession(Session):
     """A loaded model."""
 
-    def __init__(self, folder: Path, model: str) -> None:
+    def __init__(self, folder: Path, model: str, options: Settings = NO_OPTIONS) -> None:
+        self._path = folder / model
+        self._options = options
         self._ports, self._content = read_ports(folder, model)
         try:
             self._interpreter: Any = runtime().Interpreter.from_bytes(
@@ -161,6 +163,42 @@ class MicrocontrollerSession(Session):
         )
         names = operator_names(self._content)
         return Audit(layers, sum(name in CONVERSIONS for name in names), len(names))
+
+    def profile(self, inputs: Arrays, calls: int) -> Profile:  # noqa: ARG002 - nothing here is timed
+        """The operators of the file; with an `npu`, what Vela estimates of each. Nothing here is a clock's.
+
+        Raises:
+            StageError: Vela gives no estimate.
+        """
+        npu = str(self._options.get("npu", NO_NPU))
+        estimated = self._estimated(npu) if npu != NO_NPU else None
+        if estimated is not None:
+            return estimated
+        layers = list(weight_kernels(self._content))
+        kernels = []
+        for kind in operator_names(self._content):
+            own = layers.pop(0) if layers and layers[0].operator == kind else None
+            precision = PRECISIONS.get(own.input_type, own.input_type.lower()) if own else ""
+            name = own.layer if own else kind.lower()
+            kernels.append(
+                Kernel(name, kind, precision, has_weights=own is not None, is_conversion=kind in CONVERSIONS)
+            )
+        note = "artifacts run in an interpreter on this machine, whose speed says nothing of the device"
+        return Profile(tuple(kernels), source="the file's operators", notes=(note,))
+
+    def _estimated(self, npu: str) -> Profile | None:
+        """By Vela; None when it can place nothing of the model."""
+        system, memory = (str(self._options.get(key, "")) for key in ("system", "memory"))
+        kernels, source = per_layer(self._path, npu, system, memory)
+        if all(kernel.ms is None for kernel in kernels):
+            return None
+        names = [kernel.layer for kernel in weight_kernels(self._content)]
+        # The file has no names of tensors; the order of its layers is that of the estimate, if none was split.
+        if len(names) == sum(kernel.has_weights for kernel in kernels):
+            own = iter(names)
+            kernels = tuple(replace(each, name=next(own)) if each.has_weights else each for each in kernels)
+        note = "milliseconds are estimates of the neural processor; what stays on the main processor has none"
+        return Profile(kernels, source=source, estimate=True, notes=(note,))
 
     def outputs(self) -> dict[str, Array]:
         """What the last call gave, by the task's names."""

@@ -5,23 +5,32 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from autoshrink.backends.base import NO_OPTIONS, Array, Arrays, Availability, Backend, Compiled, Session, Source
+from autoshrink.backends.base import (
+    NO_OPTIONS,
+    Array,
+    Arrays,
+    Availability,
+    Backend,
+    Compiled,
+    Option,
+    Session,
+    Source,
+)
+from autoshrink.backends.onnx_kernels import audit_of, kernels_of
 from autoshrink.backends.ports import Port, in_order
 from autoshrink.errors import StageError
-from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Layer, Settings
+from autoshrink.measure.timing import beside_ms
+from autoshrink.types import Audit, Choice, Profile, Settings
 
 ARTIFACT = "model.onnx"
-
-Shape = tuple[int, ...]
 
 DTYPES = {
     "tensor(float)": np.float32,
@@ -39,26 +48,14 @@ DTYPES = {
 }
 """Input types as the runtime names them."""
 
-FIRST_INPUT_KERNELS = (
-    *("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"),
-    *("TransposeMatMul", "Attention", "LSTM", "GRU", "RNN"),
-)
-"""Kernels with weights whose arithmetic is that of their first input."""
-INT8_KERNELS = (
-    *("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"),
-    *("DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention"),
-)
-"""Kernels that multiply 8-bit integers, whatever type comes in."""
-LOW_BIT_KERNELS = ("MatMulNBits", "MatMulBnb4")
-"""Weights of few bits, unpacked within the kernel; the profile does not tell in what it multiplies."""
-PRODUCTS = (
-    *("MatMul", "FusedMatMul", "TransposeMatMul", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"),
-    "DynamicQuantizeMatMul",
-)
-"""Kernels that multiply activations with each other as well; the others always have weights."""
-CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast", "ReorderInput", "ReorderOutput")
-PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64"}
-ITEM_SIZES = {"float": 4, "float16": 2, "bfloat16": 2, "double": 8, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
+FUSE = "fuse_matmul_add"
+FUSIONS: Mapping[str, Option] = {
+    FUSE: Option(
+        Choice(("auto", "on", "off")),
+        "auto",
+        "whether MatMul + Add become one Gemm; auto leaves them apart for int8_static, since that Gemm would be float",
+    )
+}
 
 
 class OnnxRuntime(Backend):
@@ -67,6 +64,7 @@ class OnnxRuntime(Backend):
     name = "onnxruntime"
     packages = ("onnxruntime",)
     extra = "onnxruntime"
+    options: ClassVar[Mapping[str, Option]] = FUSIONS
 
     def machine(self) -> Availability:
         """The CPU provider is in every build of the package."""
@@ -88,7 +86,7 @@ class OnnxRuntime(Backend):
         """
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.model, folder / ARTIFACT)
-        _open(folder / ARTIFACT, source.precision, threads=1, stage="compile")
+        _open(folder / ARTIFACT, fused(source.precision, source.options), threads=1, stage="compile")
         return Compiled((ARTIFACT,))
 
     def load(
@@ -97,21 +95,21 @@ class OnnxRuntime(Backend):
         files: tuple[str, ...],
         precision: str,
         threads: int,
-        options: Settings = NO_OPTIONS,  # noqa: ARG002 - it has none
+        options: Settings = NO_OPTIONS,
     ) -> OnnxRuntimeSession:
         """The artifact in a session with `threads` threads.
 
         Raises:
             StageError: the runtime cannot load it; with the runtime's own reason.
         """
-        return OnnxRuntimeSession(folder / files[0], precision, threads)
+        return OnnxRuntimeSession(folder / files[0], fused(precision, options), threads)
 
 
 class OnnxRuntimeSession(Session):
     """A loaded ONNX file."""
 
-    def __init__(self, path: Path, precision: str, threads: int) -> None:
-        self._open_for = functools.partial(_open, path, precision, threads)
+    def __init__(self, path: Path, is_fused: bool, threads: int) -> None:
+        self._open_for = functools.partial(_open, path, is_fused, threads)
         self._session = self._open_for("load")
         self._ports = tuple(_port(node, path) for node in self._session.get_inputs())
         self._outputs = tuple(node.name for node in self._session.get_outputs())
@@ -140,82 +138,42 @@ class OnnxRuntimeSession(Session):
         Raises:
             StageError: the call fails.
         """
+        return audit_of(self._events("audit", {port.name: port.zeros() for port in self._ports}))
+
+    def profile(self, inputs: Arrays, calls: int) -> Profile:
+        """The kernels of `calls` calls of a second, profiled session; see `Session.profile`.
+
+        Raises:
+            StageError: a call fails.
+        """
+        arrays = in_order(inputs, self._ports)
+        named = {port.name: array for port, array in zip(self._ports, arrays, strict=True)}
+        took: list[float] = []
+
+        def beside(run: Callable[[int], None]) -> None:
+            took.append(beside_ms(self.timed(inputs), calls, run))
+
+        events = self._events("profile", named, beside)
+        source = f"onnxruntime {_onnxruntime().__version__}, its profiler"
+        return Profile(kernels_of(events, calls), took[0], calls, source)
+
+    def _events(
+        self, stage: str, inputs: Arrays, conduct: Callable[[Callable[[int], None]], None] = lambda run: run(1)
+    ) -> list[Mapping[str, Any]]:
+        """The profile's events of the kernels that ran; `conduct` is given what makes so many profiled calls."""
         with tempfile.TemporaryDirectory() as folder:
-            session = self._open_for("audit", profile=Path(folder) / "profile")
+            session = self._open_for(stage, profile=Path(folder) / "profile")
+
+            def run(calls: int) -> None:
+                for _ in range(calls):
+                    session.run(None, dict(inputs))
+
             try:
-                session.run(None, {port.name: port.zeros() for port in self._ports})
+                conduct(run)
             except Exception as error:
-                raise StageError("audit", f"a call on zeros fails: {_first_line(error)}") from error
+                raise StageError(stage, f"a profiled call fails: {_first_line(error)}") from error
             events = json.loads(Path(session.end_profiling()).read_text())
-        return audit_of([event for event in events if event["cat"] == "Node"])
-
-
-def audit_of(kernels: list[Mapping[str, Any]]) -> Audit:
-    """The audit of the `Node` events of one profiled call."""
-    layers = []
-    conversions = 0
-    dequantized = [_shapes(kernel["args"])[0] for kernel in kernels if _is_dequantized_weight(kernel["args"])]
-    for kernel in kernels:
-        kind, name = kernel["args"]["op_name"], kernel["name"].removesuffix("_kernel_time")
-        conversions += kind in CONVERSIONS or (kind == "Transpose" and _is_inserted(name))
-        precision = _arithmetic(kind, kernel["args"])
-        if precision and (kind not in PRODUCTS or _has_weights(kernel["args"], dequantized)):
-            layers.append(Layer(_plain(name), kind, precision))
-    return Audit(tuple(layers), conversions, len(kernels))
-
-
-def _arithmetic(kind: str, details: Mapping[str, Any]) -> str | None:
-    """The precision a kernel multiplies in, or None when its kind has no weights."""
-    if kind in INT8_KERNELS:
-        return "int8"
-    if kind in LOW_BIT_KERNELS:
-        return LOW_BIT_WEIGHTS
-    if kind in FIRST_INPUT_KERNELS:
-        first: str = next(iter(details["input_type_shape"][0]))
-        return PRECISIONS.get(first, first)
-    return None
-
-
-def _has_weights(product: Mapping[str, Any], dequantized: Sequence[Shape]) -> bool:
-    """Whether one operand of a matrix product is a weight, and not both are activations, as in attention.
-
-    The profile does not say where an operand comes from. It does not list a weight that the kernel has repacked,
-    and counts the bytes of the parameters that it lists. A weight that is dequantized in each call, since the layer
-    fell back to float, is told by its shape.
-    """
-    shapes = _shapes(product)
-    return len(shapes) < 2 or _has_parameter(product) or any(shape in dequantized for shape in shapes)
-
-
-def _is_dequantized_weight(kernel: Mapping[str, Any]) -> bool:
-    return kernel["op_name"] == "DequantizeLinear" and bool(_shapes(kernel)) and _has_parameter(kernel)
-
-
-def _has_parameter(kernel: Mapping[str, Any]) -> bool:
-    """Whether a matrix among the inputs is a parameter of the model, by the bytes that the kernel has of them."""
-    sizes = [
-        ITEM_SIZES.get(dtype, 1) * int(np.prod(shape))
-        for operand in kernel["input_type_shape"]
-        for dtype, shape in operand.items()
-        if len(shape) > 1
-    ]
-    return int(kernel["parameter_size"]) >= min(sizes)
-
-
-def _shapes(kernel: Mapping[str, Any]) -> list[Shape]:
-    """The shapes of the inputs that are matrices, or have more dimensions."""
-    return [tuple(shape) for operand in kernel["input_type_shape"] for shape in operand.values() if len(shape) > 1]
-
-
-def _is_inserted(transpose: str) -> bool:
-    """Whether the runtime itself put this transpose there, to change the layout; those have only made-up names."""
-    return re.fullmatch(r"Transpose(_token_\d+)?", transpose) is not None
-
-
-def _plain(name: str) -> str:
-    """The name without what the runtime's optimizers put around it."""
-    name = name.removeprefix("InsertedPrecisionFreeCast_").removesuffix("_nchwc").removesuffix("/MatMulAddFusion")
-    return re.sub(r"_token_\d+$", "", name)
+        return [event for event in events if event["cat"] == "Node"]
 
 
 def _port(node: Any, path: Path) -> Port:
@@ -233,7 +191,17 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _open(path: Path, precision: str, threads: int, stage: str, profile: Path | None = None) -> Any:
+def fused(precision: str, options: Settings) -> bool:
+    """Whether MatMul + Add are fused.
+
+    Fusing them makes a Gemm, and a Gemm with 8-bit weights and a float bias runs in float: 9 times slower than the
+    integer MatMul it came from. Float models keep the fusion.
+    """
+    wanted = options.get(FUSE, "auto")
+    return precision != "int8_static" if wanted == "auto" else wanted == "on"
+
+
+def _open(path: Path, is_fused: bool, threads: int, stage: str, profile: Path | None = None) -> Any:
     """A session on the ONNX file.
 
     Raises:
@@ -248,9 +216,7 @@ def _open(path: Path, precision: str, threads: int, stage: str, profile: Path | 
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    # Fusing MatMul + Add makes a Gemm, and a Gemm with 8-bit weights and a float bias runs in float: 9 times slower
-    # than the integer MatMul it came from. Float models keep the fusion.
-    disabled = ["MatMulAddFusion"] if precision == "int8_static" else []
+    disabled = [] if is_fused else ["MatMulAddFusion"]
     try:
         return runtime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled

@@ -8,15 +8,18 @@ from __future__ import annotations
 import functools
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from autoshrink.backends.base import NO_OPTIONS, Array, Arrays, Availability, Backend, Compiled, Session, Source
 from autoshrink.backends.ports import Port, in_order
 from autoshrink.errors import StageError
+from autoshrink.measure.timing import beside_ms
 from autoshrink.onnx_packing import is_packed
-from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Layer, Settings
+from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Kernel, Layer, Profile, Settings
 
 ARTIFACT = ("model.xml", "model.bin")
 PACKED_ARTIFACT = "model.onnx"
@@ -123,6 +126,31 @@ class OpenVinoSession(Session):
             request.set_input_tensor(index, tensor)
         return functools.partial(request.infer, share_outputs=True)
 
+    def profile(self, inputs: Arrays, calls: int) -> Profile:
+        """The kernels of a second, profiled compilation; see `Session.profile`.
+
+        Raises:
+            StageError: a call fails.
+        """
+        profiled = self._compile("profile", PERF_COUNT=True)
+        request = profiled.create_infer_request()
+        arrays = in_order(inputs, self._ports)
+        runs: list[dict[str, float]] = []
+
+        def run(count: int) -> None:
+            for _ in range(count):
+                request.infer(arrays)
+                runs.append({each.node_name: each.real_time.total_seconds() for each in request.get_profiling_info()})
+
+        try:
+            call_ms = beside_ms(self.timed(inputs), calls, run)
+        except Exception as error:
+            raise StageError("profile", f"a profiled call fails: {_reason(error)}") from error
+        times = {name: 1000 * float(np.median([run.get(name, 0.0) for run in runs])) for name in runs[-1]}
+        kernels = kernels_of(profiled.get_runtime_model().get_ordered_ops(), self._weights_only, times)
+        source = f"openvino {_openvino().__version__.partition('-')[0]}, its performance counts"
+        return Profile(kernels, call_ms, calls, source)
+
     def audit(self) -> Audit:
         """The kernels that one call on zeros (free dimensions are 1) executed, in a second, profiled compilation.
 
@@ -158,27 +186,54 @@ def audit_of(kernels: Sequence[Any], weights_only: bool = False) -> Audit:
     Where only weights were to be integers, a kernel that unpacks them itself has `low-bit weights`. Its primitive is
     named after the float result, though it may round its input to 8 bits.
     """
-    layers = []
-    conversions = 0
-    executed = 0
+    found = kernels_of(kernels, weights_only)
+    layers = tuple(Layer(kernel.name, kernel.kind, kernel.precision) for kernel in found if kernel.has_weights)
+    return Audit(layers, sum(kernel.is_conversion for kernel in found), len(found))
+
+
+def kernels_of(
+    nodes: Sequence[Any], weights_only: bool = False, times: Mapping[str, float] | None = None
+) -> tuple[Kernel, ...]:
+    """The nodes of a runtime model that were executed; `times` has the milliseconds of each by its name."""
+    found = []
     constant: set[str] = set()
-    for kernel in kernels:
-        info = {key: value.astype(str) for key, value in kernel.get_rt_info().items()}
-        kind, name = info["layerType"], kernel.get_friendly_name()
-        sources = [value.get_node().get_friendly_name() for value in kernel.input_values()]
+    for node in nodes:
+        info = {key: value.astype(str) for key, value in node.get_rt_info().items()}
+        kind, name = info["layerType"], node.get_friendly_name()
+        sources = [value.get_node().get_friendly_name() for value in node.input_values()]
         if kind == "Const" or (sources and constant.issuperset(sources)):
             constant.add(name)
         if info["execTimeMcs"] == "not_executed":
             continue
-        executed += 1
         # A Subgraph is a fusion of element-wise kernels; one that changes the type quantizes or dequantizes.
         changes_type = kind == "Subgraph" and set(info["outputPrecisions"].split(",")) != {info["runtimePrecision"]}
-        conversions += kind in CONVERSIONS or changes_type
-        if kind in WEIGHT_KERNELS and sources[1] in constant:
-            low_bit = weights_only and kernel.input_values()[1].get_element_type().is_integral()
+        has_weights = kind in WEIGHT_KERNELS and sources[1] in constant
+        precision = ""
+        if has_weights:
+            low_bit = weights_only and node.input_values()[1].get_element_type().is_integral()
             precision = LOW_BIT_WEIGHTS if low_bit else _arithmetic(info["primitiveType"])
-            layers.append(Layer(_plain(name), kind, precision))
-    return Audit(tuple(layers), conversions, executed)
+        found.append(
+            Kernel(
+                _plain(name),
+                kind,
+                precision,
+                None if times is None else times.get(name),
+                tuple(_shape(value) for value in node.input_values()),
+                tuple(_shape(value) for value in node.outputs()),
+                _bytes(node.input_values()[1]) if has_weights else None,
+                has_weights,
+                kind in CONVERSIONS or changes_type,
+            )
+        )
+    return tuple(found)
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(size.get_length() if size.is_static else -1 for size in value.get_partial_shape())
+
+
+def _bytes(value: Any) -> int:
+    return int(np.prod(_shape(value)) * value.get_element_type().bitwidth // 8)
 
 
 def _plain(name: str) -> str:

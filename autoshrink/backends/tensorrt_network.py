@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Layer
+from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Kernel, Layer
 
 CONVOLUTIONS = ("CONVOLUTION", "DECONVOLUTION")
 PRODUCT = "MATRIX_MULTIPLY"
@@ -118,6 +118,24 @@ def audit_of_engine(report: str, names: Iterable[str] | None = None) -> Audit:
     missing = [] if names is None else sorted({*names} - {layer.name for layer in found})
     notes = (f"the engine's report does not name {', '.join(missing)}",) if missing else ()
     return Audit(tuple(found), conversions, len(kernels), notes)
+
+
+def kernels_of_engine(report: str, times: Mapping[str, float]) -> tuple[Kernel, ...]:
+    """The kernels in the JSON of an engine's inspector; `times` has the milliseconds of each by its name."""
+    kernels = [kernel for kernel in json.loads(report)["Layers"] if isinstance(kernel, dict)]
+    return tuple(
+        Kernel(
+            str(kernel["Name"]),
+            str(kernel.get("LayerType", "")),
+            _kernel_precision(kernel),
+            times.get(str(kernel["Name"])),
+            tuple(tuple(port.get("Dimensions", ())) for port in kernel.get("Inputs", ())),
+            tuple(tuple(port.get("Dimensions", ())) for port in kernel.get("Outputs", ())),
+            has_weights=bool(dict(kernel.get("Weights") or {}).get("Count")),
+            is_conversion=any(word in str(kernel.get("LayerType", "")).lower() for word in CONVERSION_KERNELS),
+        )
+        for kernel in kernels
+    )
 
 
 def _holds(kernel: Report, name: str) -> bool:

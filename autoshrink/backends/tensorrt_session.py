@@ -12,10 +12,10 @@ from autoshrink.backends.base import Array, Arrays, Session
 from autoshrink.backends.ports import Port, in_order
 from autoshrink.backends.tensorrt_build import logger_of
 from autoshrink.backends.tensorrt_cuda import Cuda, Memory, Stream
-from autoshrink.backends.tensorrt_network import audit_of_engine
+from autoshrink.backends.tensorrt_network import audit_of_engine, kernels_of_engine
 from autoshrink.errors import StageError
-from autoshrink.measure.timing import Floats, RemoteCalls
-from autoshrink.types import Audit
+from autoshrink.measure.timing import Floats, RemoteCalls, beside_ms
+from autoshrink.types import Audit, Profile
 
 DTYPES: dict[str, Any] = {
     "FLOAT": np.float32,
@@ -44,6 +44,7 @@ class EngineCalls(RemoteCalls):
     """
 
     def __init__(self, trt: Any, engine: Any, cuda: Cuda, ports: tuple[Port, ...], arrays: list[Array]) -> None:
+        self._trt = trt
         self._context = engine.create_execution_context()
         if self._context is None:
             raise StageError("run", "TensorRT cannot make an execution context; the GPU has too little memory")
@@ -96,6 +97,24 @@ class EngineCalls(RemoteCalls):
             name: self._stream.download(self._memory[name], shape, dtype)
             for name, (shape, dtype) in self._outputs.items()
         }
+
+    def kernel_times(self, calls: int) -> dict[str, float]:
+        """Kernel, as the engine names it -> median of its milliseconds over `calls` calls.
+
+        By TensorRT's own profiler, which waits for each kernel: together they take longer than a call does.
+        """
+        times: dict[str, list[float]] = {}
+
+        class Listener(self._trt.IProfiler):  # type: ignore[misc, name-defined]
+            def report_layer_time(self, name: str, milliseconds: float) -> None:
+                times.setdefault(name, []).append(milliseconds)
+
+        listener = Listener()
+        self._context.profiler = listener
+        for _ in range(calls):
+            self._enqueue()
+            self._stream.wait()
+        return {name: float(np.median(values)) for name, values in times.items()}
 
     def run(self, ports: tuple[Port, ...], arrays: list[Array]) -> dict[str, Array]:
         """One call on other arrays of the same shapes."""
@@ -154,6 +173,18 @@ class EngineSession(Session):
     def audit(self) -> Audit:
         """The kernels of the engine that have weights, as its inspector reports them."""
         return audit_of_engine(self.report())
+
+    def profile(self, inputs: Arrays, calls: int) -> Profile:
+        """The kernels of the engine with the times of TensorRT's profiler; see `Session.profile`.
+
+        Raises:
+            StageError: a call fails.
+        """
+        call_ms = beside_ms(self.timed(inputs), calls)
+        times = self._calls(in_order(inputs, self._ports)).kernel_times(calls)
+        kernels = kernels_of_engine(self.report(), times)
+        notes = () if times else ("TensorRT's profiler reported no kernel",)
+        return Profile(kernels, call_ms, calls, "TensorRT's profiler and inspector", notes=notes)
 
     def report(self) -> str:
         """The JSON of the engine's inspector."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autoshrink.backends.tflite_graph import Graph, Operation
 from autoshrink.errors import StageError
-from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Layer
+from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Kernel, Layer
 
 CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST", "TRANSPOSE")
 FLOATS = {"FLOAT32": "fp32", "FLOAT16": "fp16"}
@@ -26,6 +26,31 @@ def audit_of(graph: Graph, notes: Sequence[str] = ()) -> Audit:
     )
     conversions = sum(operation.kind in CONVERSIONS for operation in operations)
     return Audit(layers, conversions, len(operations), tuple(notes))
+
+
+def kernels_of(graph: Graph) -> tuple[Kernel, ...]:
+    """The operators of a file as kernels without times; what unpacks a constant once, at load, is none."""
+    weights = {operation.outputs: weight for operation, weight in graph.layers()}
+    found = []
+    for operation in graph.operations:
+        if _unpacks(graph, operation):
+            continue
+        weight = weights.get(operation.outputs)
+        name = graph.name(operation.outputs[0]) if weight is None else graph.name(weight).removesuffix(".weight")
+        found.append(
+            Kernel(
+                name,
+                operation.kind,
+                "" if weight is None else precision(graph, operation),
+                None,
+                tuple(graph.shape(index) for index in operation.inputs if index >= 0),
+                tuple(graph.shape(index) for index in operation.outputs),
+                None if weight is None else graph.size_bytes(weight),
+                weight is not None,
+                operation.kind in CONVERSIONS,
+            )
+        )
+    return tuple(found)
 
 
 def precision(graph: Graph, operation: Operation) -> str:

@@ -80,6 +80,13 @@ class Graph:
         """Tensors that a call gives."""
         return [int(index) for index in self._main.outputs]
 
+    def signature_inputs(self) -> list[tuple[str, int]]:
+        """(name in the first signature, tensor) of what a call sets; without a signature the tensors' own names."""
+        signatures = self._model.signatureDefs or []
+        if not signatures:
+            return [(self.name(index), index) for index in self.inputs]
+        return [(str(each.name.decode()), int(each.tensorIndex)) for each in signatures[0].inputs]
+
     @property
     def tensors(self) -> range:
         """The indices of all tensors."""
@@ -106,6 +113,11 @@ class Graph:
         """Whether the file holds the tensor's values."""
         return index >= 0 and self._model.buffers[self._main.tensors[index].buffer].data is not None
 
+    def size_bytes(self, index: int) -> int:
+        """Of a constant tensor's values in the file; 0 for one that has none."""
+        data = self._model.buffers[self._main.tensors[index].buffer].data
+        return 0 if data is None else len(data)
+
     def array(self, index: int) -> npt.NDArray[Any]:
         """The stored values of a constant tensor, integers of 4 bits as int8."""
         raw = np.asarray(self._model.buffers[self._main.tensors[index].buffer].data, dtype=np.uint8)
@@ -129,6 +141,10 @@ class Graph:
             tensor.buffer = len(self._model.buffers) - 1
         self._model.buffers[tensor.buffer].data = raw
         tensor.type = next(number for number, name in self._types.items() if name == dtype)
+
+    def forget_grid(self, index: int) -> None:
+        """Takes scales and zero points from a tensor that holds floats now."""
+        self._main.tensors[index].quantization = None
 
     def grid(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], int] | None:
         """Scales, zero points and the dimension they lie along of a tensor of integers; None where it has none."""

@@ -7,14 +7,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from autoshrink.backends.base import installed_version
 from autoshrink.backends.tflm_model import operator_names
 from autoshrink.errors import StageError
-from autoshrink.types import Figure
+from autoshrink.types import Figure, Kernel
 
 PACKAGE = "ethos-u-vela"
 CONFIGURATION = "Arm/vela.ini"
@@ -106,6 +106,57 @@ def estimate(model: Path, accelerator: str, system: str = "", memory: str = "") 
     return Estimate(figures, left_note(left, said, name))
 
 
+def per_layer(model: Path, accelerator: str, system: str = "", memory: str = "") -> tuple[tuple[Kernel, ...], str]:
+    """What Vela estimates of each operator that it places, and its name with that of the system.
+
+    Milliseconds are the operator's cycles at the clock of the system configuration; an operator that stays on the main
+    processor has none. The names are Vela's, of the tensors that are computed.
+
+    Args:
+        model: as in `estimate`.
+        accelerator: as in `estimate`.
+        system: as in `estimate`.
+        memory: as in `estimate`.
+
+    Raises:
+        StageError: of stage `profile`: Vela gives no estimate of this model.
+    """
+    family = accelerator.rpartition("-")[0]
+    system, memory = system or SYSTEMS[family][0], memory or SYSTEMS[family][1]
+    name = f"Vela {installed_version(PACKAGE)} {accelerator}"
+    with TemporaryDirectory() as folder:
+        failed, said = _vela(model, Path(folder), accelerator, system, memory, "--verbose-performance")
+        layers, summaries = (list(Path(folder).glob(f"*_{end}.csv")) for end in ("per-layer", "summary_*"))
+        if failed or not layers or not summaries:
+            raise StageError("profile", f"{name} gives no estimate of this model: {failed or _last(said)}")
+        with summaries[0].open(newline="") as rows:
+            clock = float(next(csv.DictReader(rows))["core_clock"])
+        with layers[0].open(newline="") as rows:
+            kernels = [_kernel(row, clock) for row in csv.DictReader(rows)]
+    return _whole(kernels), f"{name}, {system}, {memory}"
+
+
+def _kernel(row: Mapping[str, str], clock: float) -> Kernel:
+    operator, placed = row["Original Operator"], row["Target"] == "NPU"
+    ms = 1000 * float(row["Op Cycles"]) / clock if placed else None
+    has_weights = placed and operator.startswith(("Conv2D", "DepthwiseConv2D", "FullyConnected", "TransposeConv"))
+    return Kernel(row["Name"] or operator, operator, "int8" if has_weights else "", ms, has_weights=has_weights)
+
+
+def _whole(parts: Sequence[Kernel]) -> tuple[Kernel, ...]:
+    """The operators whose parts Vela lists one by one: all but an operator's last part have made-up names."""
+    found: list[Kernel] = []
+    ms: list[float] = []
+    for place, part in enumerate(parts):
+        ms += [] if part.ms is None else [part.ms]
+        goes_on = part.name.startswith("#") or part.name.endswith("_act")
+        if goes_on and place + 1 < len(parts) and parts[place + 1].kind == part.kind:
+            continue
+        found.append(replace(part, ms=sum(ms) if ms else None))
+        ms = []
+    return tuple(found)
+
+
 def left_note(left: Sequence[str], said: str, name: str) -> tuple[str, ...]:
     """The note on operators that stay on the main processor, each kind with Vela's first reason for it."""
     reasons: dict[str, str] = {}
@@ -125,11 +176,11 @@ def _plain(reason: str) -> str:
     return " ".join(reason.replace("(<unnamed>)", "").split())
 
 
-def _vela(model: Path, folder: Path, accelerator: str, system: str, memory: str) -> tuple[str, str]:
+def _vela(model: Path, folder: Path, accelerator: str, system: str, memory: str, *more: str) -> tuple[str, str]:
     """How Vela failed, or an empty string, and what it printed. A process of its own: it crashes on some models."""
     command = [sys.executable, "-P", "-m", "ethosu.vela", str(model), "--output-dir", str(folder)]
     command += ["--accelerator-config", accelerator, "--config", CONFIGURATION]
-    command += ["--system-config", system, "--memory-mode", memory]
+    command += ["--system-config", system, "--memory-mode", memory, *more]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False)
     except subprocess.TimeoutExpired:

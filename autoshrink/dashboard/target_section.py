@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from autoshrink.dashboard.commands import limit_options, more_trials, next_commands, resume_command
+from autoshrink.dashboard.explain_section import explain_section
 from autoshrink.dashboard.figures import stage_seconds
 from autoshrink.dashboard.formatting import counted
 from autoshrink.dashboard.headline import Headline
@@ -66,6 +67,7 @@ def target_section(
         _front(view, answer),
         element("div", figure("size"), figure("progress"), class_="pair"),
         _audit(view),
+        explain_section(study, view),
         figure("time"),
         _trials(view),
         element("h3", "What to do next"),

@@ -148,7 +148,7 @@ class AdbDevice(Device):
         """`timed`, with the audit and the outputs of the same file here."""
         limits = replace(job.limits, time_limit_s=max(1.0, run.left()))
         # The processors to keep to are those of the device. The audit carries what the device says.
-        here = replace(job, measure=None, reference=None, pin=(), limits=limits, audit=True)
+        here = replace(job, measure=None, reference=None, profile=0, pin=(), limits=limits, audit=True)
         try:
             with ChildProcess(work, job.threads) as child:
                 self._child = child

@@ -15,6 +15,7 @@ from autoshrink.backends.base import Session
 from autoshrink.backends.browser import Browser, BrowserSession
 from autoshrink.backends.browser_driver import PAGE
 from autoshrink.backends.browser_runtime import FILES, PACKAGE, VERSION
+from autoshrink.backends.onnxruntime import fused
 from autoshrink.backends.page_frames import Buffer, Frame, PageError, first_line
 from autoshrink.devices.base import Device, DeviceGone, Facts, OnStage
 from autoshrink.devices.page_facts import browser_of, identity_of, tick_ms
@@ -118,7 +119,8 @@ class PageDevice(Device):
         with (work / LOG).open("w") as log:
 
             def load(artifact: Loaded) -> Session:
-                return BrowserSession(page, artifact.folder / artifact.files[0], artifact.precision)
+                options = job.options if artifact.options is None else artifact.options
+                return BrowserSession(page, artifact.folder / artifact.files[0], fused(artifact.precision, options))
 
             def announce(stage: str) -> None:
                 # What comes after measuring may be disturbed; what came just before its end is known only now.

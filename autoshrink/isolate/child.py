@@ -67,7 +67,8 @@ def _answer(job: Job, work: Path, announce_to: int) -> JobResult | Failure:
 
     def load(artifact: Loaded) -> Session:
         assert backend is not None  # noqa: S101 - nothing is loaded before it is there
-        return backend.load(artifact.folder, artifact.files, artifact.precision, job.threads, job.options)
+        options = job.options if artifact.options is None else artifact.options
+        return backend.load(artifact.folder, artifact.files, artifact.precision, job.threads, options)
 
     def announce(stage: str) -> None:
         # A broken pipe, for the parent is gone, ends the child here.

@@ -10,7 +10,19 @@ from typing import Any
 
 from autoshrink.backends.base import Source
 from autoshrink.target import ChildLimits, Measuring
-from autoshrink.types import ArtifactFile, Audit, Figure, Interval, Latency, Layer, Recipe, Settings, StageSpec
+from autoshrink.types import (
+    ArtifactFile,
+    Audit,
+    Figure,
+    Interval,
+    Kernel,
+    Latency,
+    Layer,
+    Profile,
+    Recipe,
+    Settings,
+    StageSpec,
+)
 
 JOB = "job.json"
 RESULT = "result.json"
@@ -21,16 +33,21 @@ OUTPUTS = "outputs"
 
 @dataclass(frozen=True)
 class Loaded:
-    """Files of an artifact to load, the one to open first, and the precision they were compiled for."""
+    """Files of an artifact to load, the one to open first, and the precision they were compiled for.
+
+    `options` are those to load it with, where they are not the job's.
+    """
 
     folder: Path
     files: tuple[str, ...]
     precision: str
+    options: Settings | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a child does, in this order: compile, load, audit, measure, evaluate. What is not asked for is left out.
+    """What a child does, in this order: compile, load, audit, measure, profile, evaluate. What is not asked for is
+    left out.
 
     Attributes:
         backend: as `Target.backend` names it.
@@ -46,6 +63,7 @@ class Job:
         example: folder with one `<input>.npy` [batch, ...] an input; what is measured runs on it.
         measure: the measuring protocol; None measures nothing.
         audit: whether the runtime's kernels are counted.
+        profile: how many calls on `example` are profiled, kernel by kernel; 0 is none.
         evaluate: name -> folder with one `<input>.npy` [N, ...] an input, run in batches of `batch`.
         probe: only ask for the runtime's capabilities; nothing else of the job is looked at.
         seed: of the measurement's order and bootstrap.
@@ -65,6 +83,7 @@ class Job:
     example: Path | None = None
     measure: Measuring | None = None
     audit: bool = False
+    profile: int = 0
     evaluate: Mapping[str, Path] = field(default_factory=dict)
     probe: bool = False
     seed: int = 0
@@ -79,8 +98,9 @@ class Job:
                 f"artifact.files is {list(self.artifact.files)} and source {model}; a job has either the files of "
                 f"an artifact, or a model to compile"
             )
-        if self.measure and self.example is None:
-            raise ValueError("measure is set and example is not; what is measured needs an input")
+        if (self.measure or self.profile) and self.example is None:
+            what = "measure" if self.measure else "profile"
+            raise ValueError(f"{what} is set and example is not; what is measured needs an input")
 
     def to_json(self) -> str:
         """The inverse of `from_json`."""
@@ -117,6 +137,7 @@ class JobResult:
         latency: beside the reference.
         samples: npy file of the raw latency samples (see `autoshrink.measure.timing.Samples`).
         sensors: what the machine shows (see `autoshrink.measure.sensors`) -> its values before and after measuring.
+        profile: where the time of a call goes.
         outputs: name of the evaluated set -> folder with one `<output>.npy` [N, ...] an output.
         capabilities: what the runtime has on this machine; of a probe only.
         seconds: stage -> wall seconds; `start` is what the process and its imports took.
@@ -131,6 +152,7 @@ class JobResult:
     latency: Latency | None = None
     samples: Path | None = None
     sensors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    profile: Profile | None = None
     outputs: Mapping[str, Path] = field(default_factory=dict)
     capabilities: frozenset[str] = frozenset()
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -154,6 +176,7 @@ class JobResult:
                 "latency": _latency(data["latency"]) if data["latency"] else None,
                 "samples": _path(data["samples"]),
                 "sensors": {name: (before, after) for name, (before, after) in data["sensors"].items()},
+                "profile": profile_from_json(data["profile"]) if data["profile"] else None,
                 "outputs": {name: Path(folder) for name, folder in data["outputs"].items()},
                 "capabilities": frozenset(data["capabilities"]),
                 "modules": tuple(data["modules"]),
@@ -203,7 +226,7 @@ def _path(text: str | None) -> Path | None:
 
 
 def _loaded(data: Mapping[str, Any]) -> Loaded:
-    return Loaded(Path(data["folder"]), tuple(data["files"]), data["precision"])
+    return Loaded(Path(data["folder"]), tuple(data["files"]), data["precision"], data["options"])
 
 
 def _source(data: Mapping[str, Any]) -> Source:
@@ -217,6 +240,15 @@ def _audit(data: Mapping[str, Any]) -> Audit:
     return Audit(
         tuple(Layer(**layer) for layer in data["layers"]), data["conversions"], data["kernels"], tuple(data["notes"])
     )
+
+
+def profile_from_json(data: Mapping[str, Any]) -> Profile:
+    """The profile of `dataclasses.asdict`, after JSON."""
+    kernels = tuple(
+        Kernel(**{**kernel, **{side: tuple(map(tuple, kernel[side])) for side in ("inputs", "outputs")}})
+        for kernel in data["kernels"]
+    )
+    return Profile(**{**data, "kernels": kernels, "notes": tuple(data["notes"])})
 
 
 def _latency(data: Mapping[str, Any]) -> Latency:

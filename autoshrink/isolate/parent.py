@@ -54,8 +54,8 @@ def run_job(
     Args:
         job: what to do.
         work: folder for the child's files; is made.
-        on_stage: called with `compile`, `load`, `audit`, `measure`, `evaluate` as each begins, and before all of
-            them, when another process holds the device, with `wait for the device`.
+        on_stage: called with `compile`, `load`, `audit`, `measure`, `profile`, `evaluate` as each begins, and before
+            all of them, when another process holds the device, with `wait for the device`.
         python: interpreter of the child. Another one than this process' must have autoshrink installed.
         child: one that was started for `work` before and waits; None starts one now.
 
@@ -107,7 +107,7 @@ def compile_only(
         ChildError: as `run_job`.
         OSError: as `run_job`.
     """
-    compiling = replace(job, run=False, audit=False, measure=None, evaluate={}, device=HOST, pin=())
+    compiling = replace(job, run=False, audit=False, measure=None, profile=0, evaluate={}, device=HOST, pin=())
     return run_job(compiling, work / COMPILE, on_stage, python)
 
 

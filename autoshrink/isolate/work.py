@@ -1,4 +1,4 @@
-"""A job done step by step: compile, load, audit, measure, evaluate. Whoever runs it says how to load.
+"""A job done step by step: compile, load, audit, measure, profile, evaluate. Whoever runs it says how to load.
 
 The timed process imports this: numpy and the standard library only.
 """
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from autoshrink.backends.base import Backend, Session
+from autoshrink.backends.base import Array, Backend, Session
 from autoshrink.isolate.evaluate import evaluate, map_arrays
 from autoshrink.isolate.job import OUTPUTS, SAMPLES, Job, JobResult, Loaded
 from autoshrink.measure.sensors import read_sensors
 from autoshrink.measure.timing import sample, summarise
-from autoshrink.types import ArtifactFile, Audit, Figure, Latency
+from autoshrink.types import ArtifactFile, Audit, Figure, Latency, Profile
 
 
 class JobRun:
@@ -99,6 +99,10 @@ class JobRun:
                 before = read_sensors()
                 latency = self._measure(session, reference)
                 after = read_sensors()
+        profile: Profile | None = None
+        if job.profile:
+            with self._stage("profile"):
+                profile = session.profile(self._example(), job.profile)
         outputs: dict[str, Path] = {}
         if job.evaluate:
             with self._stage("evaluate"):
@@ -113,6 +117,7 @@ class JobRun:
             latency=latency,
             sensors={name: (before[name], after[name]) for name in before if name in after},
             samples=self._work / SAMPLES if latency else None,
+            profile=profile,
             outputs=outputs,
             seconds=self.seconds,
             peak_memory_bytes=peak_memory_bytes(),
@@ -127,10 +132,14 @@ class JobRun:
         yield
         self.seconds[name] = time.monotonic() - began
 
+    def _example(self) -> dict[str, Array]:
+        assert self._job.example  # noqa: S101 - `Job` refuses what needs one without it
+        return {name: np.array(array) for name, array in map_arrays(self._job.example).items()}
+
     def _measure(self, session: Session, reference: Session) -> Latency:
         job = self._job
-        assert job.measure and job.example  # noqa: S101 - `Job` refuses one without the other
-        example = {name: np.array(array) for name, array in map_arrays(job.example).items()}
+        assert job.measure  # noqa: S101 - asked before
+        example = self._example()
         samples = sample(session.timed(example), reference.timed(example), job.measure, job.seed)
         samples.save(self._work / SAMPLES)
         return summarise(samples, job.measure, job.seed)

@@ -32,6 +32,8 @@ CONTENDED = 1.3
 SETTLED = 0.05
 """The running median has settled when it moves by less than this share."""
 WARM_UP_FACTOR = 10
+BESIDE_CALLS = 10
+"""Calls of a turn of `beside_ms`."""
 WARM_UP_SHARE = 0.1
 """Warming up an artifact ends after this multiple of `warm_up_calls`, or this share of the time limit."""
 
@@ -186,6 +188,36 @@ def summarise(samples: Samples, protocol: Measuring, seed: int = 0) -> Latency:
         contended=any(_is_contended(times) for times in calls),
         drift=_drift(quartiles[:, REFERENCE]),
     )
+
+
+def beside_ms(
+    call: Timed, calls: int, profiled: Callable[[int], object] = lambda _calls: None, clock: Clock = Clock()
+) -> float:
+    """Median of the wall time of `calls` calls, milliseconds, in turns with as many profiled ones.
+
+    In turns, so that the times of kernels and of calls are of the same moments. For nothing that is compared: there is
+    no reference and no interval.
+
+    Args:
+        call: that nothing profiles.
+        calls: of each.
+        profiled: makes so many profiled calls.
+        clock: what tells the time.
+    """
+    times: list[float] = []
+    with _garbage_collection_off():
+        while len(times) < calls:
+            block = min(BESIDE_CALLS, calls - len(times))
+            profiled(block)
+            if isinstance(call, RemoteCalls):
+                times += call.turn(0.0, block)[:block, 0].tolist()
+                continue
+            call()
+            for _ in range(block):
+                start = clock.wall()
+                call()
+                times.append(clock.wall() - start)
+    return 1000 * float(np.median(times))
 
 
 @contextmanager

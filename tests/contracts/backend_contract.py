@@ -183,6 +183,8 @@ class RunningContract(BackendContract):
     """Top-level modules that come with the runtime, or may where they are installed."""
     float_tolerance: ClassVar[float] = 1e-4
     has_times: ClassVar[bool] = True
+    has_kernel_times: ClassVar[bool] = True
+    """Whether a profile has a time for each kernel."""
 
     def outputs_of_timed(self, call: Any, session: Session) -> list[Array] | None:
         """What a call of `Session.timed` computes, wherever the runtime leaves it; None where that cannot be told."""
@@ -291,6 +293,29 @@ class RunningContract(BackendContract):
         audit = self.audit(backend, workshop, "int8_static")
         assert [layer.name for layer in audit.layers] == ["conv1", "conv2", "fc"]
         assert tuple(layer.name for layer in audit.layers if layer.is_int8) == self.int8_layers
+
+    @pytest.mark.parametrize("precision", ["fp32", "int8_static"])
+    def test_a_profile_has_the_layers_of_the_audit(
+        self, backend: Backend, workshop: Workshop, tmp_path: Path, precision: str
+    ) -> None:
+        """Through a child and its JSON, as `explain` asks for it."""
+        made = self.made(backend, workshop, precision=precision)
+        _save(tmp_path / "example", {"image": onnx_files.image(1)})
+        artifact = Loaded(made.folder, made.compiled.files, precision)
+        profile = self.in_child(backend, tmp_path / "work", artifact, profile=3, example=tmp_path / "example").profile
+        assert profile is not None
+        layers = [kernel for kernel in profile.kernels if kernel.has_weights]
+        audit = self.audit(backend, workshop, precision)
+        assert [kernel.precision for kernel in layers] == [layer.precision for layer in audit.layers]
+        assert profile.is_timed == self.has_kernel_times
+        if self.has_kernel_times:
+            assert all(kernel.ms is not None and kernel.ms >= 0 for kernel in profile.kernels)
+            assert profile.kernels_ms > 0
+            assert profile.calls == 3
+        else:
+            assert profile.notes, "it says why there are none"
+        assert (profile.call_ms is not None) == self.has_times
+        assert profile.source
 
     @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "gone"])
     def test_a_damaged_artifact_is_refused(

@@ -18,6 +18,7 @@ from tests.onnx_files import BATCH
 
 
 class TestLiteRt(RunningContract):
+    has_kernel_times = False
     # The second reads the file for the audit of a session.
     modules = frozenset({"ai_edge_litert", "flatbuffers"})
     vendors = frozenset({"ai_edge_litert", "ai_edge_quantizer", "litert_torch", "litert_converter", "jax"})

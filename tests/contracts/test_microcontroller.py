@@ -55,6 +55,32 @@ class TestMicrocontroller(RunningContract):
         call()
         return list(session.outputs().values())
 
+    @pytest.mark.parametrize("precision", ["fp32", "int8_static"])
+    def test_a_profile_has_the_layers_of_the_audit(  # type: ignore[override]
+        self, backend: Backend, workshop: Workshop, precision: str
+    ) -> None:
+        """Without an NPU: nothing that runs here is a time of the device."""
+        made = self.made(backend, workshop, precision=precision)
+        session = backend.load(made.folder, made.compiled.files, precision, 1)
+        profile = session.profile({}, 1)
+        layers = [(kernel.name, kernel.precision) for kernel in profile.kernels if kernel.has_weights]
+        assert layers == [(layer.name, layer.precision) for layer in session.audit().layers]
+        assert len(profile.kernels) == session.audit().kernels
+        assert not profile.is_timed
+        assert profile.call_ms is None
+        assert "says nothing of the device" in profile.notes[0]
+
+    def test_with_an_npu_a_profile_is_what_vela_estimates(self, backend: Backend, workshop: Workshop) -> None:
+        made = self.made(backend, workshop, precision="int8_static")
+        options = {"npu": "ethos-u55-128"}
+        profile = backend.load(made.folder, made.compiled.files, "int8_static", 1, options).profile({}, 1)
+        total = made.compiled.figures["npu_ms"].value
+        assert profile.kernels_ms == pytest.approx(total, rel=0.05), "its parts are the whole"
+        assert profile.estimate
+        assert profile.call_ms is None
+        assert [kernel.name for kernel in profile.kernels if kernel.has_weights] == ["conv1", "conv2", "fc"]
+        assert all(kernel.ms is not None and kernel.ms > 0 for kernel in profile.kernels if kernel.has_weights)
+
     def test_several_inputs_and_outputs_keep_name_order_and_dtype(
         self, backend: Backend, workshop: Workshop, onnx_file: OnnxFile
     ) -> None:

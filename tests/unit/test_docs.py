@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+import shlex
 import shutil
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -13,12 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 
 from autoshrink.backends import BACKENDS, get_backend
+from autoshrink.cli import app
 from autoshrink.cli_agent import agent
 from autoshrink.config import load_target, profile_names
 from autoshrink.devices import DEVICES
 from autoshrink.errors import ConfigError
+from autoshrink.explain.rules import RULES
+from autoshrink.explain.subject import FORMS
 from autoshrink.target import KEYS_OF_DEVICES
 from autoshrink.task import Task, call
 from autoshrink.tasks import TASKS
@@ -123,6 +128,35 @@ def score(task: Task, inputs: Any, targets: Any) -> float:
     with torch.no_grad():
         outputs = call(task.model(), {name: torch.tensor(array) for name, array in inputs.items()}, tuple(task.outputs))
     return float(np.mean(task.metric({name: output.numpy() for name, output in outputs.items()}, targets)))
+
+
+class TestExplain:
+    page = (ROOT / "docs" / "explain.md").read_text()
+
+    def test_it_names_every_rule(self) -> None:
+        rows = re.findall(r"^\| `(\w+)` \|", self.page.partition("## The rules")[2], re.MULTILINE)
+        assert rows == [rule.__name__ for rule in RULES]
+
+    def test_it_names_every_file_that_can_be_explained(self) -> None:
+        table = self.page.partition("| target's backend |")[2].partition("\n\n")[0]
+        for backend, forms in FORMS.items():
+            (row,) = [line for line in table.splitlines() if f"`{backend}`" in line]
+            assert set(re.findall(r"`(\.\w+)`", row)) >= set(forms)
+
+    def test_it_says_of_every_backend_what_times_there_are(self) -> None:
+        table = self.page.partition("| backend | times per kernel |")[2].partition("\n\n")[0]
+        named = {
+            name
+            for line in table.splitlines()
+            for name in re.findall(r"`(\w+)`", line.split("|")[1:2][0] if "|" in line else "")
+        }
+        assert named == set(BACKENDS)
+
+    def test_its_commands_are_understood(self) -> None:
+        block = self.page.partition("```console\n")[2].partition("```")[0]
+        for line in block.replace("TRIAL", "1").splitlines():
+            command = typer.main.get_command(app).commands["explain"]  # type: ignore[attr-defined]
+            assert command.make_context("explain", shlex.split(line)[2:]).params
 
 
 class TestTheTargets:

@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 
-from autoshrink.backends.executorch_profile import audit_of, kernels_of
-from autoshrink.backends.executorch_trace import events
+from autoshrink.backends.executorch_profile import audit_of, kernels_of, profile_of, runs_of
+from autoshrink.backends.executorch_trace import Event, events
 from autoshrink.types import LOW_BIT_WEIGHTS, Layer
 
 RUNS = [
@@ -58,7 +58,9 @@ def trace() -> bytes:
 
 
 def test_reads_what_executorch_writes(trace: bytes) -> None:
-    assert list(events(trace)) == [(name, [one or other for one, other in listed]) for name, listed in RUNS]
+    assert list(events(trace)) == [
+        (name, [Event(one or other or "", 1) for one, other in listed]) for name, listed in RUNS
+    ]
 
 
 def test_kernels_are_those_of_the_last_call(trace: bytes) -> None:
@@ -67,6 +69,15 @@ def test_kernels_are_those_of_the_last_call(trace: bytes) -> None:
         "Convert (NC) #1",
         "Fully Connected (NC, QS8, QC8W) GEMM #1",
     ]
+
+
+def test_a_profile_has_times_and_the_layers_names(trace: bytes) -> None:
+    runs = runs_of(trace)
+    assert [len(run) for run in runs] == [1, 3]
+    norm, convert, linear = profile_of(runs, ["fc"], 0, "fp32")
+    assert (norm.name, norm.ms, norm.has_weights) == ("native_layer_norm", 1e-6, False)
+    assert convert.is_conversion
+    assert (linear.name, linear.precision, linear.has_weights) == ("fc", "int8", True)
 
 
 @pytest.mark.parametrize("damage", [b"", b"no trace at all", b"\0\0\0\0\xff\xff\xff\x7fED00"])

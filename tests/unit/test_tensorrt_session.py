@@ -103,6 +103,7 @@ class FakeContext:
         self.shape: tuple[int, ...] = (0, 0)
         self.addresses: dict[str, int] = {}
         self.calls = 0
+        self.profiler: Any = None
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shape = shape
@@ -125,6 +126,9 @@ class FakeContext:
         for index in range(count):
             y[index] = 2 * x[index]
         self.calls += 1
+        if self.profiler is not None:
+            self.profiler.report_layer_time("conv1 + relu1", 0.25 * self.calls)
+            self.profiler.report_layer_time("Reformatting CopyNode", 0.5)
         return True
 
 
@@ -145,6 +149,9 @@ class FakeEngine:
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return (-1, 3)
+
+    def create_engine_inspector(self) -> Any:
+        return SimpleNamespace(get_engine_information=lambda kind: json.dumps(REPORT))
 
     def create_execution_context(self) -> FakeContext:
         self.contexts.append(FakeContext())
@@ -167,7 +174,16 @@ def fake_tensorrt(engine: FakeEngine) -> Any:
             INTERNAL_ERROR = 0
             ERROR = 1
 
-    return SimpleNamespace(Runtime=FakeRuntime, ILogger=FakeLoggerBase, TensorIOMode=FakeMode)
+    class FakeProfiler:
+        pass
+
+    return SimpleNamespace(
+        Runtime=FakeRuntime,
+        ILogger=FakeLoggerBase,
+        TensorIOMode=FakeMode,
+        IProfiler=FakeProfiler,
+        LayerInformationFormat=SimpleNamespace(JSON="json"),
+    )
 
 
 @pytest.fixture
@@ -203,6 +219,18 @@ def test_timed_calls_have_inputs_and_outputs_of_their_own(session: EngineSession
     assert [context.calls for context in engine.contexts] == [6, 2]
     np.testing.assert_array_equal(one.outputs()["y"], np.full((2, 3), 2.0))
     np.testing.assert_array_equal(two.outputs()["y"], np.full((2, 3), 4.0))
+
+
+def test_a_profile_joins_the_profilers_times_with_the_inspectors_kernels(session: EngineSession) -> None:
+    profile = session.profile(rows(2), 3)
+    assert [(kernel.name, kernel.precision, kernel.ms, kernel.has_weights) for kernel in profile.kernels] == [
+        ("Reformatting CopyNode", "fp32", 0.5, False),
+        ("conv1 + relu1", "int8", 0.5, True),
+        ("__myl_fused", "fp16", None, False),
+    ]
+    assert profile.kernels[0].is_conversion
+    # The driver's events say 2.5 ms of every call.
+    assert profile.call_ms == pytest.approx(2.5)
 
 
 def test_what_the_engine_does_not_take_is_said(session: EngineSession) -> None:

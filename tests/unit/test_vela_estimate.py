@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoshrink.backends.vela_estimate import ACCELERATORS, SYSTEMS, estimate, left_note
+from autoshrink.backends.vela_estimate import ACCELERATORS, SYSTEMS, estimate, left_note, per_layer
 from autoshrink.errors import StageError
 from tests import tflm_files
 
@@ -18,6 +18,14 @@ def written(folder: Path, content: bytes) -> Path:
     path = folder / "model.tflite"
     path.write_bytes(content)
     return path
+
+
+def test_each_operator_has_its_part_of_the_cycles(tmp_path: Path) -> None:
+    path = written(tmp_path, tflm_files.pointwise(WEIGHTS))
+    (kernel,), source = per_layer(path, "ethos-u55-128")
+    assert (kernel.kind, kernel.has_weights, kernel.precision) == ("Conv2D", True, "int8")
+    assert kernel.ms == pytest.approx(estimate(path, "ethos-u55-128").figures["npu_ms"].value)
+    assert "ethos-u55-128, Ethos_U55_High_End_Embedded" in source
 
 
 @pytest.mark.parametrize("accelerator", ["ethos-u55-128", "ethos-u65-256", "ethos-u85-256"])

@@ -142,12 +142,14 @@ const tasks = {
     return answerOf([outputs], runner.outputNames);
   },
 
-  async profile({ session, tensors }, buffers) {
+  async profile({ session, tensors, calls: count }, buffers) {
     const runner = sessions.get(session);
     heard = [];
     listening = true;
     try {
-      await runner.run(feedsOf(tensors, buffers));
+      for (let left = count; left > 0; left -= 1) {
+        await runner.run(feedsOf(tensors, buffers));
+      }
       runner.endProfiling();
     } finally {
       listening = false;
