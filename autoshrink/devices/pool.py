@@ -58,6 +58,7 @@ class Pool:
         self._refused: dict[Device, str] = {}
         self._leased: set[Device] = set()
         self._asked: dict[Device, float] = {}
+        self._begun: dict[Device, float] = {}
         self._changed = threading.Condition()
         self._closed = False
 
@@ -73,6 +74,7 @@ class Pool:
             TargetUnavailable: all of them refuse, or none came in time.
         """
         device = self._take(lambda _stage: None)
+        self._begun.clear()
         self._give_back(device)
         for other in self._devices:
             if other in self._away:
@@ -129,19 +131,24 @@ class Pool:
                 there = [device for device in self._devices if device not in self._refused]
                 if not there:
                     raise TargetUnavailable("; ".join(self._refused.values()))
-                for device in there:
-                    if device not in self._leased and device not in self._away:
-                        self._leased.add(device)
-                        return device
+                free = [device for device in there if device not in self._leased and device not in self._away]
+                if free:
+                    # In turn: each warms up as much as the others do.
+                    device = min(free, key=lambda each: self._begun.get(each, 0.0))
+                    self._begun[device] = time.monotonic()
+                    self._leased.add(device)
+                    return device
                 all_away = all(device in self._away for device in there)
                 due = self._due()
                 if due is None:
                     self._changed.wait(self._ask_again)
             if due is not None:
                 self._ask(due)
-            elif all_away:
+            if all_away:
                 patience = max(device.spec.patience_s for device in there)
-                if time.monotonic() - began > patience:
+                with self._changed:
+                    still_away = all(device in self._away for device in there)
+                if still_away and time.monotonic() - began > patience:
                     why = "; ".join(f"{device.name}: {self._away[device]}" for device in there if device in self._away)
                     raise TargetUnavailable(f"no device came within {patience:g} s: {why}")
             if not told:
