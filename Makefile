@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 DEMO := search fashion-mini --target onnxruntime-cpu --target openvino-cpu --space standard --trials 24 --seed 0 --study demo
 
-.PHONY: demo test bench bench-techniques bench-targets clean
+.PHONY: demo test bench bench-techniques bench-targets bench-devices clean
 
 demo: .venv/demo
 	@if [ -f results/demo/study.json ]; then $(BIN)/autoshrink resume demo; else $(BIN)/autoshrink $(DEMO); fi
@@ -31,6 +31,12 @@ bench-techniques: .venv/test
 bench-targets: .venv/test
 	$(BIN)/autoshrink doctor --fix browser-wasm --yes
 	$(BIN)/python -m autoshrink.bench.targets --out results/targets.json
+
+# The same artifact in four places, an agent's memory, what explain --apply brings: twenty minutes, alone on the machine.
+bench-devices: .venv/test
+	$(BIN)/python -m autoshrink.backends.browser_runtime
+	$(BIN)/python -m autoshrink.bench.explain_cases --out .venv/explain.json
+	$(BIN)/python -m autoshrink.bench.devices --explain .venv/explain.json --out results/devices.json
 
 .venv/demo: pyproject.toml constraints.txt
 	@echo "installing into .venv (some minutes, about 2 GB)"

@@ -143,7 +143,7 @@ def test_two_searches_on_one_study_are_refused(place: Workplace) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("search", "digits", "--target", "toaster"), "unknown target; there are browser-wasm, "),
+        (("search", "digits", "--target", "toaster"), "unknown target; there are agent, "),
         (("search", "nothing.py", "--target", "quick.yaml"), "no such file"),
         (("search", "fashion-nano", "--target", "quick.yaml"), "fashion-mini"),
         (("search", "digits", "--target", "quick.yaml", "--space", "all"), "unknown search space"),
