@@ -99,7 +99,7 @@ def _name(spec: RemoteDevice) -> str:
 
 
 def _row(spec: RemoteDevice, target: Target, facts: Facts, seen: Seen | None) -> dict[str, Any]:
-    from autoshrink.devices.identity import describe_identity, fingerprint
+    from autoshrink.measure.identity import describe_identity, fingerprint
 
     identity = facts.identity or (seen.identity if seen else {})
     queue = facts.about.get("queue")

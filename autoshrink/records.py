@@ -195,7 +195,7 @@ class StudyFolder:
         return {str(what): str(why) for what, why in read_json(path).get("left_out", {}).items()}
 
     def write_identity(self, target: str, identity: Mapping[str, str]) -> None:
-        """Keeps what the device is that a target's trials are measured on; see `autoshrink.devices.identity`."""
+        """Keeps what the device is that a target's trials are measured on; see `autoshrink.measure.identity`."""
         write_json(self.path / target / "device.json", {"schema": SCHEMA, "identity": dict(identity)})
 
     def identity(self, target: str) -> dict[str, str]:

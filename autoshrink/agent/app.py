@@ -26,8 +26,8 @@ from autoshrink.agent.store import Wrong
 from autoshrink.agent.wire import PROTOCOL, JobRequest
 from autoshrink.backends import BACKENDS, get_backend
 from autoshrink.backends.base import Backend
-from autoshrink.devices.identity import identity_here
 from autoshrink.measure.environment import describe_machine
+from autoshrink.measure.identity import identity_here
 from autoshrink.measure.sensors import read_sensors
 
 LONGEST_WAIT_S = 25.0

@@ -29,7 +29,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"`{found['command']}`, {machine['processor']} ({machine['cores']} cores, {sets})."
     yield ""
-    yield "| place | times | ratio to fp32, median | its spread, 5 to 95 % | half its stated interval, median | a call |"
+    yield "| place | times | ratio to fp32, median | its spread, 5 to 95 % | half its stated interval | a call |"
     yield "|---|---|---|---|---|---|"
     for name, figures in found["ways"].items():
         yield _ratios(name, figures)

@@ -2,8 +2,8 @@
 
 The static int8 form of the demo's network beside its fp32 form: by a child of this machine, through an agent on
 loopback, in a page of this machine's Chromium, and in the phone's page, opened by a Chromium with a phone's profile. In
-turn, so that what the machine does meets all of them. Then the memory of an agent over many short measurements, and, with
---explain, what `autoshrink.bench.explain_cases` wrote.
+turn, so that what the machine does meets all of them. Then the memory of an agent over many short measurements; with
+--explain, what `autoshrink.bench.explain_cases` wrote as well.
 """
 
 from __future__ import annotations

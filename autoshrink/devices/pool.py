@@ -13,11 +13,11 @@ from pathlib import Path
 
 from autoshrink.backends.base import State
 from autoshrink.devices.base import Device, DeviceGone, Facts, OnStage
-from autoshrink.devices.identity import describe_identity, differences
 from autoshrink.devices.seen import remember
 from autoshrink.errors import ChildError, ConfigError, TargetUnavailable
 from autoshrink.isolate.job import LOG, OUTPUTS, SAMPLES, Job, JobResult
 from autoshrink.isolate.parent import WAITING
+from autoshrink.measure.identity import describe_identity, differences
 
 ASK_AGAIN_S = 3.0
 """Seconds between two questions whether a device has come back."""

@@ -14,10 +14,10 @@ from typing import Protocol
 from autoshrink.backends import get_backend
 from autoshrink.cache import StageCache
 from autoshrink.devices import open_device
-from autoshrink.devices.identity import differences, identity_here
 from autoshrink.devices.pool import Pool
 from autoshrink.errors import AutoshrinkError, ConfigError, TargetUnavailable
 from autoshrink.isolate.probe import availability, probe
+from autoshrink.measure.identity import differences, identity_here
 from autoshrink.pipeline import Pipeline
 from autoshrink.records import SCHEMA, StudyFolder, read_json, write_json
 from autoshrink.search.front import front

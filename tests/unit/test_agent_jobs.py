@@ -17,9 +17,9 @@ from autoshrink.config import load_target
 from autoshrink.devices import open_device
 from autoshrink.devices.agent import AgentDevice
 from autoshrink.devices.base import DeviceGone
-from autoshrink.devices.identity import identity_here
 from autoshrink.errors import ChildError, ConfigError, TargetUnavailable
 from autoshrink.isolate.parent import WAITING, run_job
+from autoshrink.measure.identity import identity_here
 from autoshrink.measure.timing import Samples, summarise
 from autoshrink.target import RemoteDevice
 from tests.agents import MOMENT, TOKEN, Agent, agent, children_of, fake_job, onnx_job, wait_for

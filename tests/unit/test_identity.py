@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from autoshrink.backends import get_backend
-from autoshrink.devices.identity import describe_identity, differences, fingerprint, identity_here, model_of
+from autoshrink.measure.identity import describe_identity, differences, fingerprint, identity_here, model_of
 from autoshrink.measure.sensors import read_sensors
 
 PI = "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0b\n\nprocessor\t: 1\nCPU part\t: 0xd0b\n"
