@@ -3,6 +3,9 @@
 #   chromium               the report is tested in a real browser, and models run in one
 #   npm                    gets the runtime that runs models in a browser; the tests check what it gets by its hash
 #   dataset-fashion-mnist  the embedded subset is made again from the full set and compared byte for byte
+#   adb                    Android devices are reached by it; the tests have a fake one
+#   iproute2 iptables      two hosts with a bad link between them, in network namespaces (as root)
+#   openssh-server         a search over a real ssh; installed in CI only, since it starts a server where there is an init
 # They are Debian packages; where those cannot be had, Playwright downloads a Chromium of its own.
 has() {
     case $1 in
@@ -12,12 +15,16 @@ has() {
             ls "${PLAYWRIGHT_BROWSERS_PATH:-$HOME/.cache/ms-playwright}"/chromium-*/chrome-linux*/chrome >/dev/null 2>&1
         ;;
     npm) command -v npm >/dev/null 2>&1 ;;
+    adb) command -v adb >/dev/null 2>&1 ;;
+    iproute2) command -v tc >/dev/null 2>&1 ;;
+    iptables) command -v iptables >/dev/null 2>&1 ;;
+    openssh-server) [ -x /usr/sbin/sshd ] && command -v ssh >/dev/null 2>&1 ;;
     dataset-fashion-mnist) [ -d /usr/share/datasets/fashion-mnist ] || [ -n "$AUTOSHRINK_FASHION_MNIST" ] ;;
     esac
 }
 
 missing() {
-    for package in chromium npm dataset-fashion-mnist; do
+    for package in chromium npm dataset-fashion-mnist adb iproute2 iptables ${CI:+openssh-server}; do
         has "$package" || printf ' %s' "$package"
     done
 }
