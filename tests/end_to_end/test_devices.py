@@ -74,9 +74,6 @@ def test_two_agents_share_a_search_and_its_figures_are_whole(place: Workplace, t
             assert samples.shape[1] == 4 and len(samples) > 10
         front = place.ok("front", "s")["targets"]["two"]
         assert front["front"] and all(row["test_accuracy"] > 0.9 for row in front["front"])
-        # What ran here did not pretend to have run there: the same search on this machine agrees.
-        assert place.ok("pick", "s", "--target", "two", "--max-drop", "5%", "--out", "package")
-        assert place.run("verify", "package").returncode == 0
         listed = {row["device"]: row for row in place.ok("devices")["devices"]}
         for each in (one, two):
             row = listed[f"agent {each.url}"]
@@ -84,7 +81,6 @@ def test_two_agents_share_a_search_and_its_figures_are_whole(place: Workplace, t
             assert TOKEN not in str(row) and row["fingerprint"]
         assert TOKEN not in done.stderr + done.stdout
     assert place.ok("devices")["devices"][0]["state"] == "unavailable"
-    assert "AUTOSHRINK" not in place.run("devices").stderr
 
 
 def test_an_agent_that_is_killed_in_the_middle_costs_one_measurement(place: Workplace, tmp_path: Path) -> None:
@@ -138,15 +134,11 @@ def test_without_a_device_the_search_says_so_and_keeps_what_it_has(place: Workpl
     assert outcomes(place, "gone") == ["complete"] * 2
     with agent(tmp_path / "again", port=one.port):
         assert place.run("resume", "s", "--trials", 3).returncode == 0
-    assert outcomes(place, "gone") == ["complete"] * 3
-
-
-def test_a_study_is_of_one_kind_of_device(place: Workplace, tmp_path: Path) -> None:
-    with agent(tmp_path / "one") as one:
-        assert search(place, target_of(place, "kinds", agent_device(one.port)), 2).returncode == 0
-        kept = place.path / "results" / "s" / "kinds" / "device.json"
+        assert outcomes(place, "gone") == ["complete"] * 3
+        # A study is of one kind of device.
+        kept = place.path / "results" / "s" / "gone" / "device.json"
         kept.write_text(kept.read_text().replace("onnxruntime 1", "onnxruntime 0"))
-        said = place.refused(2, "resume", "s", "--trials", 3)
+        said = place.refused(2, "resume", "s", "--trials", 4)
         assert "never mixed" in said and "runtime: onnxruntime 0" in said
 
 
