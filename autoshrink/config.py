@@ -63,6 +63,7 @@ def load_target(reference: str) -> Target:
     if target.backend not in BACKENDS and ":" not in target.backend:
         problems.append(f"{path}:backend: {target.backend!r}; allowed are {', '.join(BACKENDS)}, or MODULE:CLASS")
     problems += [f"{path}:options.{problem}" for problem in _option_problems(target)]
+    problems += [f"{path}:precisions.{problem}" for problem in _precision_problems(target)]
     avoid: dict[str, str] = {}
     for key, why in target.avoid.items():
         try:
@@ -97,6 +98,17 @@ def _option_problems(target: Target) -> Iterator[str]:
                 yield f"{name}: {value!r} must be a text"
         elif not _allows(allowed, value):
             yield f"{name}: {value!r} not allowed; {_said(allowed)}"
+
+
+def _precision_problems(target: Target) -> Iterator[str]:
+    """What is wrong with the precisions of a target, as `key: why`; nothing of a backend that is not there."""
+    try:
+        form = get_backend(target.backend).form
+    except (KeyError, ImportError, AttributeError):
+        return
+    for name, precision in target.precisions.items():
+        if form == "program" and precision.weight_bits is not None:
+            yield f"{name}.weight_bits: {target.backend} quantizes by itself, to 8 bits; leave it out"
 
 
 def load_space(reference: str) -> Space:

@@ -161,14 +161,23 @@ def fixed_batches(inputs: Arrays, batch: int) -> Iterator[dict[str, Array]]:
         yield {name: np.ascontiguousarray(array[rows]) for name, array in inputs.items()}
 
 
-def quiet_session(model: Path | bytes, threads: int = 1) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU that prints nothing below errors."""
+def quiet_session(model: Path | bytes, threads: int = 1, in_float: bool = False) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session on the CPU that prints nothing below errors.
+
+    Args:
+        model: a file, or what is in it.
+        threads: for one call.
+        in_float: layers between QuantizeLinear and DequantizeLinear are computed as the file says it, in float32 on
+            the values of the integers, and not by integer kernels.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if in_float:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 

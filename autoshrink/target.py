@@ -24,6 +24,9 @@ class Precision:
         operators: ONNX operator types that are quantized (integers only).
         activations: integer grid of the activations (static int8 only).
         per_channel: one scale per output channel of a weight rather than one per tensor (int8 only).
+        weight_bits: of the integers of a weight in static and dynamic int8 and of the most that `qat` trains, where the
+            backend compiles ONNX: 7 leaves out the ends, -64 to 64, so that two products with 8-bit activations fit
+            into 16 bits. None is 8, or 7 where the runtime reports `INT8_SATURATES` on its device.
         requires: a capability the runtime must report on this machine, such as `BF16`; None when it needs none.
         note: what a user should know about it.
     """
@@ -34,6 +37,7 @@ class Precision:
     operators: tuple[str, ...] = ()
     activations: Literal["uint8", "int8"] = "uint8"
     per_channel: bool = True
+    weight_bits: Literal[7, 8] | None = None
     requires: str | None = None
     note: str = ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from autoshrink.backends.base import Availability, Compiled, Source
+from autoshrink.backends.base import INT8_SATURATES, Availability, Compiled, Source
 from autoshrink.backends.onnxruntime import OnnxRuntime
 from autoshrink.target import Target
 from autoshrink.types import Audit, Figure, Layer, Recipe
@@ -28,6 +28,20 @@ class FakeAway(FakeUntimed):
 
     def machine(self) -> Availability:
         return Availability("compile-only", "there is no fake device", "find one")
+
+
+class FakeSaturating(OnnxRuntime):
+    """Says that its 8-bit sums overflow, whatever the processor is."""
+
+    def capabilities(self) -> frozenset[str]:
+        return frozenset({INT8_SATURATES})
+
+
+class FakeExact(OnnxRuntime):
+    """Says that they do not."""
+
+    def capabilities(self) -> frozenset[str]:
+        return frozenset()
 
 
 class FakeApart(OnnxRuntime):

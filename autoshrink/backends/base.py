@@ -27,6 +27,11 @@ Arrays = Mapping[str, Array]
 State = Literal["ready", "untimed", "compile-only", "unavailable"]
 
 NO_OPTIONS: Settings = {}
+INT8_SATURATES = "INT8_SATURATES"
+"""A capability, or rather a lack: kernels that add products of 8-bit integers in pairs, and cut a pair off at 32767.
+
+They are right where weights keep 7 bits: 2 x 255 x 64 is 32640.
+"""
 
 
 @dataclass(frozen=True)
@@ -181,7 +186,10 @@ class Backend(ABC):
 
     @abstractmethod
     def capabilities(self) -> frozenset[str]:
-        """What `Precision.requires` may ask for and this machine has, such as `BF16`. Called in the child."""
+        """What `Precision.requires` may ask for and this machine has, such as `BF16`. Called in the child.
+
+        Among them `INT8_SATURATES`, where 8-bit kernels are right for weights of 7 bits only.
+        """
 
     def refuses(self, recipe: Recipe, target: Target) -> str:
         """Why `recipe` cannot be had on `target`, said before any work; an empty string when it can be tried.

@@ -131,6 +131,8 @@ class Browser(Backend):
     def capabilities(self) -> frozenset[str]:
         """Nothing: a page is not told what the processor has. That one starts at all is seen here.
 
+        WebAssembly's kernels add 8-bit products without overflow, also on a processor whose own would.
+
         Raises:
             StageError: it does not.
         """

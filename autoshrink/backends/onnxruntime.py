@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from autoshrink.backends.base import (
+    INT8_SATURATES,
     NO_OPTIONS,
     Array,
     Arrays,
@@ -27,6 +28,7 @@ from autoshrink.backends.base import (
 from autoshrink.backends.onnx_kernels import audit_of, kernels_of
 from autoshrink.backends.ports import Port, in_order
 from autoshrink.errors import StageError
+from autoshrink.measure.environment import int8_sums_saturate
 from autoshrink.measure.timing import beside_ms
 from autoshrink.types import Audit, Choice, Profile, Settings
 
@@ -75,8 +77,8 @@ class OnnxRuntime(Backend):
         _onnxruntime()
 
     def capabilities(self) -> frozenset[str]:
-        """Nothing: the runtime does not tell what the processor has, and picks its kernels by itself."""
-        return frozenset()
+        """Only `INT8_SATURATES`, by the processor: the runtime does not tell which of its kernels it picks."""
+        return frozenset({INT8_SATURATES} if int8_sums_saturate() else ())
 
     def compile(self, source: Source, folder: Path) -> Compiled:
         """Copies the file to `model.onnx` and loads it once.

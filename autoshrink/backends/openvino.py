@@ -14,9 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from autoshrink.backends.base import NO_OPTIONS, Array, Arrays, Availability, Backend, Compiled, Session, Source
+from autoshrink.backends.base import (
+    INT8_SATURATES,
+    NO_OPTIONS,
+    Array,
+    Arrays,
+    Availability,
+    Backend,
+    Compiled,
+    Session,
+    Source,
+)
 from autoshrink.backends.ports import Port, in_order
 from autoshrink.errors import StageError
+from autoshrink.measure.environment import int8_sums_saturate
 from autoshrink.measure.timing import beside_ms
 from autoshrink.onnx_packing import is_packed
 from autoshrink.types import LOW_BIT_WEIGHTS, Audit, Kernel, Layer, Profile, Settings
@@ -48,8 +59,13 @@ class OpenVino(Backend):
         _openvino()
 
     def capabilities(self) -> frozenset[str]:
-        """What the CPU plugin reports of this processor, such as `FP32`, `BF16`, `INT8`."""
-        return frozenset(_openvino().Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+        """What the CPU plugin reports of this processor, such as `FP32`, `BF16`, `INT8`; and `INT8_SATURATES`.
+
+        The plugin does not tell the latter; it was seen of its convolutions and linear layers with AVX2, whether
+        activations are signed or not, and not of its depthwise ones.
+        """
+        told = frozenset(_openvino().Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+        return told | {INT8_SATURATES} if int8_sums_saturate() else told
 
     def compile(self, source: Source, folder: Path) -> Compiled:
         """Converts the file; weights are stored in 16 bits for fp16 and bf16, and as they are otherwise.

@@ -32,6 +32,7 @@ from autoshrink.measure.environment import describe_machine
 from autoshrink.pipeline import Pipeline
 from autoshrink.records import SCHEMA, StudyFolder, write_json
 from autoshrink.search.trial import TrialRunner, first_rows
+from autoshrink.search.weight_range import with_exact_sums
 from autoshrink.search.words import human_bytes
 from autoshrink.target import Target
 from autoshrink.task import Split, Task
@@ -89,7 +90,7 @@ def _here(names: Sequence[str]) -> tuple[list[Target], list[tuple[str, str]]]:
     for name in names:
         target = load_target(name)
         try:
-            probe(target)
+            target = with_exact_sums(target, probe(target))
             # What is over a profile's limit is published all the same.
             here.append(replace(target, limits=type(target.limits)()))
         except AutoshrinkError as error:

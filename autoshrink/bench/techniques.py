@@ -36,6 +36,7 @@ from autoshrink.measure.environment import describe_machine
 from autoshrink.pipeline import Pipeline
 from autoshrink.records import SCHEMA, STUDY_FILE, StudyFolder, StudyMeta, write_json
 from autoshrink.search.trial import TrialRunner
+from autoshrink.search.weight_range import with_exact_sums
 from autoshrink.search.words import human_seconds
 from autoshrink.target import Target
 from autoshrink.task import Task
@@ -76,9 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         if name not in ("out", "study") and value is not None and value != parser.get_default(name)
     )
     try:
-        targets = [load_target(name) for name in TARGETS]
-        for target in targets:
-            probe(target)
+        targets = [with_exact_sums(target, probe(target)) for target in map(load_target, TARGETS)]
         report = Report(options.out, command, options.seed)
         with tempfile.TemporaryDirectory(prefix="autoshrink-") as temporary:
             for model in models:

@@ -18,12 +18,13 @@ from autoshrink.explain.run import Explained, changed_recipe, changed_target, jo
 from autoshrink.explain.trial import runner_of
 from autoshrink.isolate.job import Loaded
 from autoshrink.records import StudyFolder, StudyMeta
+from autoshrink.search.weight_range import with_exact_sums
 from autoshrink.target import Target
 from autoshrink.task import Task
 from autoshrink.types import Recipe, TrialRecord
 
 BESIDE = "-explain"
-"""End of the name of the study that holds what a changed target did; see docs/decisions/0012."""
+"""End of the name of the study that holds what a changed target did; see docs/decisions/0014."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -119,7 +120,7 @@ def _trial(
 ) -> TrialRecord:
     """The trial of a recipe on a target of a study; the one that is there already, if it is."""
     records = folder.records(target.name)
-    runner = runner_of(folder, task, target, place)
+    runner = runner_of(folder, task, with_exact_sums(target, place.capabilities), place)
     baseline = next((each for each in records if each.number == 0), None)
     if baseline is None:
         baseline = runner.run(Recipe(), 0, None, progress)

@@ -48,6 +48,7 @@ class GraphLayer:
         is_last: what it gives is an output of the model, perhaps through Q/DQ and element-wise nodes.
         packs_weights: whether weights of under 8 bits are unpacked right before it, in each call.
         values: names that a runtime may give the kernel instead: of its outputs, and of what is fused to it.
+        largest_weight: magnitude of the largest of int8 weights; None where they are others, or are not read.
     """
 
     name: str
@@ -70,6 +71,7 @@ class GraphLayer:
     is_last: bool = False
     packs_weights: bool = False
     values: tuple[str, ...] = ()
+    largest_weight: int | None = None
 
     @property
     def is_integer(self) -> bool:

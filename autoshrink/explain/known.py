@@ -63,6 +63,7 @@ class Known:
         precisions: those that the target lists.
         activations: integer grid of the target's static int8; empty where it has none.
         options: of the target.
+        capabilities: what the runtime reports on the device; see `Backend.capabilities`.
     """
 
     backend: str
@@ -77,6 +78,7 @@ class Known:
     precisions: tuple[str, ...] = ()
     activations: str = ""
     options: Mapping[str, Scalar] = field(default_factory=dict)
+    capabilities: frozenset[str] = frozenset()
 
     @cached_property
     def overhead_ms(self) -> float | None:

@@ -206,7 +206,13 @@ def _layer(index: OnnxIndex, node: onnx.NodeProto) -> GraphLayer | None:
         _is_output(index, node.output[0]),
         stored in LOW_BITS and (dequantize is not None and chain[-1] is dequantize),
         tuple(_values(index, node)),
+        _largest(tensor) if stored == "int8" else None,
     )
+
+
+def _largest(weight: onnx.TensorProto) -> int | None:
+    integers = numpy_helper.to_array(weight)
+    return int(np.abs(integers.astype(np.int16)).max()) if integers.size else None
 
 
 def _packed_layer(index: OnnxIndex, node: onnx.NodeProto) -> GraphLayer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from autoshrink.backends.base import Availability
@@ -11,7 +12,7 @@ from autoshrink.devices import open_device
 from autoshrink.devices.pool import Pool
 from autoshrink.isolate.job import Job, JobResult
 from autoshrink.isolate.parent import run_job
-from autoshrink.isolate.probe import availability
+from autoshrink.isolate.probe import availability, probe
 from autoshrink.isolate.process import interpreter
 from autoshrink.target import Target
 
@@ -35,6 +36,16 @@ class Place:
         self.target = target
         self.pool = pool
         self.here = Availability(pool.state, pool.why) if pool else availability(target)
+
+    @cached_property
+    def capabilities(self) -> frozenset[str]:
+        """What the runtime reports there; see `Backend.capabilities`.
+
+        Raises:
+            TargetUnavailable: it is not here.
+            ChildError: it is, and cannot be started.
+        """
+        return self.pool.capabilities if self.pool is not None else probe(self.target)
 
     def run(self, job: Job, work: Path, listen: Listen = quiet) -> JobResult:
         """The result of a job that compiles nothing.

@@ -86,6 +86,7 @@ def explain_file(
         batch=target.batch,
         precisions=tuple(map(str, target.precisions)),
         options=target.options,
+        capabilities=place.capabilities,
     )
     found = explained(known, str(file), target.name, result.runtime, tuple(notes))
     return Explained(found, artifact, example, result.audit), subject
@@ -119,7 +120,8 @@ def explain_artifact(
         raise NothingFits(f"trial {record.number} has no compiled files: {record.outcome}, {record.reason}")
     target, here = place.target, place.here
     runtime = record.artifact.runtime
-    if here.state in ("compile-only", "unavailable"):
+    away = here.state in ("compile-only", "unavailable")
+    if away:
         why = f"not profiled: the device is not here ({here.why})"
         profile = Profile(notes=(why,))
     else:
@@ -141,6 +143,7 @@ def explain_artifact(
         precisions=tuple(map(str, target.precisions)),
         activations=static.activations if static else "",
         options=target.options,
+        capabilities=frozenset() if away else place.capabilities,
     )
     found = explained(known, subject, target.name, runtime, trial=record.number)
     return Explained(found, artifact, example, record.audit)

@@ -11,8 +11,12 @@ from typing import Any
 from autoshrink.backends.base import installed_version, processor_name
 
 PACKAGES = ("autoshrink", "torch", "onnxruntime", "openvino", "optuna")
-INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+INSTRUCTION_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 """x86 instruction sets that decide which precisions have real kernels, as Linux names them."""
+EXACT_SUMS = ("avx_vnni", "avx512_vnni")
+"""Those that add four products of 8-bit integers in 32 bits; before them it was two in saturating 16 bits."""
+X86 = ("x86_64", "amd64", "i386", "i686", "x86")
+"""As `platform.machine` names them, in lower case."""
 TEMPERATURE_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 """Processor sensors as Linux names them: Intel, AMD, AMD, Arm boards."""
 CPUINFO = Path("/proc/cpuinfo")
@@ -52,6 +56,22 @@ def instruction_sets(cpuinfo: Path) -> list[str] | None:
             flags = set(value.split())
             return [each for each in INSTRUCTION_SETS if each in flags]
     return None
+
+
+def int8_sums_saturate(cpuinfo: Path = CPUINFO, architecture: str = "") -> bool:
+    """Whether x86 kernels of this processor add products of 8-bit integers in pairs that saturate at 16 bits.
+
+    The instruction is vpmaddubsw, unsigned times signed: 255 x 127 + 255 x 127 becomes 32767. With VNNI they have
+    another one. Processors that are not x86 have neither. Where x86 shows no flags (off Linux) it is taken to be so:
+    a bit of a weight is a smaller loss than a wrong sum.
+
+    Args:
+        cpuinfo: a file like /proc/cpuinfo.
+        architecture: as `platform.machine` names it; empty is this machine's.
+    """
+    if (architecture or platform.machine()).lower() not in X86:
+        return False
+    return not set(EXACT_SUMS) & set(instruction_sets(cpuinfo) or ())
 
 
 def _lines(path: Path) -> list[str]:

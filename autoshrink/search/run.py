@@ -25,6 +25,7 @@ from autoshrink.search.seeding import start_recipes
 from autoshrink.search.space import Removal, reduce_space
 from autoshrink.search.study import Sampler, Suggestion
 from autoshrink.search.trial import Trial, TrialRunner
+from autoshrink.search.weight_range import narrowed, why, with_exact_sums
 from autoshrink.target import Target
 from autoshrink.task import Task
 from autoshrink.techniques import get_technique
@@ -292,6 +293,10 @@ class _Search:
             _check_this_machine(folder, target)
         capabilities = pool.capabilities if pool else probe(target)
         space, removals = reduce_space(meta.space, target, capabilities, task, meta.force)
+        given, target = target, with_exact_sums(target, capabilities)
+        precisions = narrowed(given, target, space)
+        if precisions:
+            removals = (*removals, Removal("weights of 8 bits", why(precisions)))
         if removals:
             self._display.removed(target.name, removals)
         folder.write_left_out(target.name, {removal.what: removal.why for removal in removals})

@@ -36,6 +36,7 @@ class Qat(ModuleTechnique):
     Weights of 8 to 2 bits, activations of 8 to 4, both by a straight-through estimator with learned steps (Esser et
     al. 2020) or steps of least squared error that stay; batch normalisation is folded first, its statistics stay.
     Whatever the width of the weights, CPU kernels compute in 8 bits: fewer make the file smaller, not the call faster.
+    Where a target's grid has 7 bits for weights, so that its kernels' sums are exact, what was to have 8 has 7.
     """
 
     name: ClassVar[str] = "qat"
@@ -82,7 +83,7 @@ class Qat(ModuleTechnique):
             for name, parameter in self.parameters.items()
             if parameter.when is None or allocation in parameter.when[1]
         }
-        grid = Grid((), precision.activations, precision.per_channel).to_json()
+        grid = Grid.of(precision).to_json()
         resolved = {**defaults, **settings, "grid": grid}
         return {name: float(value) if type(value) is int else value for name, value in resolved.items()}
 
@@ -95,8 +96,10 @@ class Qat(ModuleTechnique):
         task = context.task
         graph = FloatGraph(model, task, self.name)
         layers = self._layers(graph, str(settings["keep_float"]))
+        most = Grid.from_json(settings["grid"]).weight_bits
+        bits = self._bits(model, graph, layers, settings, context)
         structure = {
-            "bits": self._bits(model, graph, layers, settings, context),
+            "bits": {weight: min(width, most) for weight, width in bits.items()},
             "activation_bits": int(settings["activation_bits"]),
             "grid": settings["grid"],
             "learned": settings["step"] == "learned",

@@ -78,7 +78,7 @@ class Quantize(GraphTechnique):
         if scheme in WEIGHT_BITS:
             resolved["operators"] = sorted(precision.operators)
         elif scheme.startswith("int8"):
-            resolved["grid"] = Grid(precision.operators, precision.activations, precision.per_channel).to_json()
+            resolved["grid"] = Grid.of(precision, precision.operators).to_json()
         return resolved
 
     def fingerprint(self, task: Task) -> str:

@@ -29,21 +29,24 @@ from autoshrink.techniques import get_technique
 from autoshrink.techniques.base import Context, GraphTechnique, ModuleTechnique, Technique
 from autoshrink.tensors import run_example
 from autoshrink.types import Choice, Scalar
+from tests.processors import for_kernels_here
 from tests.small_models import BUILDERS, VOCABULARY, TinyCnn, tiny_task
 
 OPERATORS = ("Conv", "Gemm", "MatMul", "Add")
-TARGET = Target(
-    name="test",
-    backend="onnxruntime",
-    precisions={
-        "fp32": Precision(),
-        "fp16": Precision(kernels="storage"),
-        "bf16": Precision(kernels="storage"),
-        "int8_static": Precision(operators=OPERATORS),
-        "int8_dynamic": Precision(operators=("Gemm", "MatMul")),
-        "int8_weights": Precision(operators=("Gemm", "MatMul")),
-        "int4_weights": Precision(operators=("Gemm", "MatMul")),
-    },
+TARGET = for_kernels_here(
+    Target(
+        name="test",
+        backend="onnxruntime",
+        precisions={
+            "fp32": Precision(),
+            "fp16": Precision(kernels="storage"),
+            "bf16": Precision(kernels="storage"),
+            "int8_static": Precision(operators=OPERATORS),
+            "int8_dynamic": Precision(operators=("Gemm", "MatMul")),
+            "int8_weights": Precision(operators=("Gemm", "MatMul")),
+            "int4_weights": Precision(operators=("Gemm", "MatMul")),
+        },
+    )
 )
 GRAPH_MODELS = ("cnn", "grouped", "transformer", "two_outputs")
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
 from tests.end_to_end.conftest import TARGET, Workplace
 
 
@@ -64,6 +69,27 @@ def test_compiling_apart_leaves_the_timed_process_alone(place: Workplace) -> Non
         assert record["outcome"] == "complete"
         assert record["latency"] is not None
         assert record["audit"]["notes"] == ["found while compiling"]
+
+
+def largest_weight(place: Workplace, record: dict[str, Any]) -> int:
+    """Of the 8-bit constants of a trial's file, zero points aside."""
+    file = place.path / "results" / "s" / record["artifact"]["folder"] / "model.onnx"
+    weights = [each for each in onnx.load(file).graph.initializer if each.data_type == onnx.TensorProto.INT8]
+    return max(int(np.abs(numpy_helper.to_array(each).astype(int)).max()) for each in weights)
+
+
+@pytest.mark.parametrize(("backend", "largest"), [("FakeSaturating", 64), ("FakeExact", 127)])
+def test_where_sums_would_overflow_weights_have_7_bits_and_it_is_said(
+    place: Workplace, backend: str, largest: int
+) -> None:
+    records = search(place, backend, trials=3)
+    (static,) = [record for record in records if record["recipe"] and record["recipe"][0]["scheme"] == "int8_static"]
+    assert largest_weight(place, static) == largest
+    again = place.run(*("search", "digits", "--target", "fake.yaml", "--space", "small.yaml", "--study", "two"))
+    said = " ".join(again.stderr.split())
+    assert again.returncode == 0
+    line = "fake: left out weights of 8 bits: on a processor without VNNI this runtime adds pairs of 8-bit products"
+    assert (line in said and "weights of int8_static keep 7 bits" in said) == (largest == 64)
 
 
 def test_a_recipe_that_trained_is_tried_on_the_other_target_too(place: Workplace) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from autoshrink.agreement import sqnr_db
 from autoshrink.backends.tflite_graph import Graph
@@ -26,6 +27,7 @@ from autoshrink.explain.run import Explained, explain_file
 from autoshrink.explain.subject import Port, Subject, made_inputs, read_inputs
 from autoshrink.target import Measuring, Target
 from autoshrink.types import LOW_BIT_WEIGHTS
+from tests.processors import SATURATES
 
 MOMENT = Measuring(rounds_min=3, rounds_max=3, turn_ms=1, warm_up_calls=3, time_limit_s=5)
 CALLS = 5
@@ -84,6 +86,20 @@ class TestTheKnownCases:
         case.healthy(file)
         found, _ = explained(file, case.target, tmp_path / "work")
         assert case.rule not in rules_of(found.explanation)
+
+
+def test_sums_that_overflow_are_found_where_the_processor_has_them(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    convolutions(file)
+    found, _ = explained(file, "onnxruntime-cpu", tmp_path / "full")
+    named = [each.layers for each in found.explanation.findings if each.rule == "saturating_sums"]
+    assert named == ([("conv0", "conv1", "conv2")] if SATURATES else [])
+    model = onnx.load(file)
+    for weight in model.graph.initializer:
+        if weight.data_type == onnx.TensorProto.INT8:
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).clip(-64, 64), weight.name))
+    onnx.save(model, file)
+    assert "saturating_sums" not in rules_of(explained(file, "onnxruntime-cpu", tmp_path / "narrow")[0].explanation)
 
 
 class TestProfiles:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 
-from autoshrink.explain import rules_integers, rules_shape, rules_time
+from autoshrink.backends.base import INT8_SATURATES
+from autoshrink.explain import rules_integers, rules_shape, rules_sums, rules_time
 from autoshrink.explain.findings import Change
+from autoshrink.explain.graph import GraphLayer
 from autoshrink.explain.rules import findings_of
 from autoshrink.types import Audit, Recipe, StageSpec
 from tests.explain_known import conversion, kernel, known, layer
@@ -264,3 +267,33 @@ def test_the_dearest_comes_first_and_what_has_no_time_last() -> None:
         "signed_activations",
         "outside_delegate",
     ]
+
+
+class TestSums:
+    kernels: ClassVar = [kernel(name, "QLinearConv", "int8") for name in "abc"]
+    lacking: ClassVar = {"capabilities": frozenset({INT8_SATURATES})}
+
+    def layers(self, largest: int | None, **more: str) -> list[GraphLayer]:
+        return [replace(layer(name, **more), largest_weight=largest) for name in "abc"]
+
+    def test_weights_beyond_7_bits_are_named(self) -> None:
+        layers = [replace(each, largest_weight=top) for each, top in zip(self.layers(0), (64, 65, 127), strict=True)]
+        (found,) = rules_sums.saturating_sums(known(layers, self.kernels, **self.lacking))
+        assert found.layers == ("b", "c")
+        assert found.ms is found.change is found.expected.ms is None
+
+    def test_for_a_trial_the_target_gives_7_bits(self) -> None:
+        about = known(self.layers(127), self.kernels, **TRIAL, recipe=STATIC, **self.lacking)
+        (found,) = rules_sums.saturating_sums(about)
+        assert found.change == Change("target", "precisions.int8_static.weight_bits", 7)
+
+    def test_silent_where_sums_are_exact(self) -> None:
+        exact = [
+            known(self.layers(127), self.kernels),
+            known(self.layers(64), self.kernels, **self.lacking),
+            known(self.layers(None), self.kernels, **self.lacking),
+            known(self.layers(127, kind="depthwise"), self.kernels, **self.lacking),
+            known(self.layers(127, activation=""), self.kernels, **self.lacking),
+            known(self.layers(127), [kernel(name, "Conv", "fp32") for name in "abc"], **self.lacking),
+        ]
+        assert not [found for each in exact for found in rules_sums.saturating_sums(each)]

@@ -8,19 +8,21 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
 from torch import nn
 
+from autoshrink.agreement import sqnr_db
 from autoshrink.backends.base import Source
 from autoshrink.cache import StageCache
 from autoshrink.errors import StageError
 from autoshrink.export import export_onnx
 from autoshrink.fake_quantize import ActivationQuantizer, weight_quantizers
-from autoshrink.onnx_graph import quiet_session
+from autoshrink.onnx_graph import quiet_session, run
 from autoshrink.target import Precision, Target
-from autoshrink.task import Task
+from autoshrink.task import Task, call
 from autoshrink.techniques.base import Context
 from autoshrink.techniques.bit_allocation import BITS, allocate_bits, rounding_losses
 from autoshrink.techniques.deviation import measured_rows
@@ -28,17 +30,31 @@ from autoshrink.techniques.onnx_int8 import Grid
 from autoshrink.techniques.qat import Qat
 from autoshrink.techniques.quantized_graph import FloatGraph, add_quantizers
 from autoshrink.techniques.training import val_loss
-from autoshrink.tensors import run_example
+from autoshrink.tensors import as_tensors, run_example
 from autoshrink.types import Settings
+from tests.processors import WEIGHT_BITS, for_kernels_here
 from tests.small_models import model_task, tiny_task
 
 UNSIGNED = Grid((), "uint8", per_channel=True)
-TARGET = Target("t", "onnxruntime", {"fp32": Precision(), "int8_static": Precision()})
+TARGET = for_kernels_here(Target("t", "onnxruntime", {"fp32": Precision(), "int8_static": Precision()}))
 
 
 def trained(task: Task, settings: Settings, model: nn.Module | None = None) -> tuple[nn.Module, Any]:
     technique = Qat()
     return technique.apply(model or task.model(), technique.resolve(settings, TARGET), Context(task, task.model))
+
+
+def agreement(session: onnxruntime.InferenceSession, model: nn.Module, task: Task) -> list[float]:
+    """Of each output of a file, two rows a call, with torch on samples of val; decibel."""
+    found, expected = [], []
+    with torch.no_grad():
+        for start in range(0, 32, 2):
+            rows = {name: array[start : start + 2] for name, array in task.val.inputs.items()}
+            outputs = run(session, rows)
+            found.append([outputs[name] for name in task.outputs])
+            expected.append([each.numpy() for each in call(model, as_tensors(rows), tuple(task.outputs)).values()])
+    pairs = zip(zip(*expected, strict=True), zip(*found, strict=True), strict=True)
+    return [sqnr_db(np.stack(reference), np.stack(other)) for reference, other in pairs]
 
 
 def quantized_values(module: nn.Module) -> list[str]:
@@ -110,14 +126,25 @@ class TestFile:
         model, structure = trained(task, settings)
         report = export_onnx(model, task, 2, tmp_path / "model.onnx")
         assert min(report["agreement_db"].values()) > 35
+        assert min(agreement(quiet_session(tmp_path / "model.onnx"), model, task)) > 35
         assert report["weight_bits"] == {key.removesuffix(".weight"): bits for key, bits in structure["bits"].items()}
+
+    def test_a_file_is_judged_by_itself_and_not_by_this_processor(self, tmp_path: Path) -> None:
+        # Weights of 8 bits, for a target elsewhere, whose sums do not overflow.
+        task, technique = tiny_task("cnn"), Qat()
+        elsewhere = Target("t", "onnxruntime", {"fp32": Precision(), "int8_static": Precision()})
+        settings = technique.resolve({"epochs": 0.25}, elsewhere)
+        model, structure = technique.apply(task.model(), settings, Context(task, task.model))
+        assert set(structure["bits"].values()) == {8}
+        assert min(export_onnx(model, task, 2, tmp_path / "model.onnx")["agreement_db"].values()) > 35
 
     def test_weights_are_integers_of_their_width(self, tmp_path: Path) -> None:
         task = tiny_task("cnn")
         model, structure = trained(task, {"weight_bits": 3, "epochs": 0.25})
         export_onnx(model, task, 1, tmp_path / "model.onnx")
         stored = {i.name: numpy_helper.to_array(i) for i in onnx.load(str(tmp_path / "model.onnx")).graph.initializer}
-        assert structure["bits"] == {"stem.weight": 8, "conv1.weight": 3, "conv2.weight": 3, "head.weight": 8}
+        ends = {"stem.weight": WEIGHT_BITS, "head.weight": WEIGHT_BITS}
+        assert structure["bits"] == {"conv1.weight": 3, "conv2.weight": 3, **ends}
         for layer in ("conv1.weight", "conv2.weight"):
             assert stored[layer].dtype == np.int8
             assert stored[layer].min() >= -4 and stored[layer].max() <= 3

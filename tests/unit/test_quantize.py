@@ -18,6 +18,7 @@ from autoshrink.backends.base import Source
 from autoshrink.errors import StageError
 from autoshrink.export import export_onnx
 from autoshrink.onnx_graph import fixed_batches, quiet_session, run
+from autoshrink.search.weight_range import INTEGERS
 from autoshrink.target import Precision, Target
 from autoshrink.task import Array, Task
 from autoshrink.tasks.resnet import ResNet
@@ -26,10 +27,11 @@ from autoshrink.techniques.onnx_int8 import Grid
 from autoshrink.techniques.quantize import Quantize
 from autoshrink.types import PRECISIONS
 from tests.model_tasks import task_of
+from tests.processors import LARGEST_WEIGHT, for_kernels_here
 from tests.small_models import BUILDERS, tiny_task
 
 OPERATORS = ("Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
-TARGET = Target(
+FULL_RANGE = Target(
     name="cpu",
     backend="onnxruntime",
     precisions={
@@ -42,14 +44,24 @@ TARGET = Target(
         "int4_weights": Precision(operators=("MatMul", "Gemm")),
     },
 )
+TARGET = for_kernels_here(FULL_RANGE)
 
 
-def quantize(source: Path, out: Path, task: Task, scheme: str, **settings: str | int) -> Path:
+def quantize(source: Path, out: Path, task: Task, scheme: str, target: Target = TARGET, **settings: str | int) -> Path:
     """`source` in `scheme`, as the pipeline would ask for it."""
     technique = Quantize()
-    resolved = technique.resolve({"scheme": scheme, **settings}, TARGET)
+    resolved = technique.resolve({"scheme": scheme, **settings}, target)
     technique.transform(source, out, resolved, Context(task, task.model))
     return out
+
+
+def of_bits(bits: int) -> Target:
+    """`FULL_RANGE` with integer weights of 7 or 8 bits."""
+    precisions = {
+        name: replace(precision, weight_bits=bits) if name in INTEGERS else precision
+        for name, precision in FULL_RANGE.precisions.items()
+    }
+    return replace(FULL_RANGE, precisions=precisions)
 
 
 def constants(path: Path) -> dict[str, Array]:
@@ -104,10 +116,10 @@ def exported(tmp_path_factory):
 
 
 def pointwise(tmp_path: Path) -> tuple[Path, Task]:
-    """A 1 x 1 convolution whose weights lie on the int8 grid, with samples that lie on the uint8 grid."""
+    """A 1 x 1 convolution whose weights lie on this processor's grid, with samples that lie on the uint8 grid."""
     random = np.random.default_rng(0)
-    weight = random.integers(-127, 128, (4, 3, 1, 1)).astype(np.float32) * 2.0**-7
-    weight[:, 0] = 127 * 2.0**-7
+    weight = random.integers(-LARGEST_WEIGHT, LARGEST_WEIGHT + 1, (4, 3, 1, 1)).astype(np.float32) * 2.0**-7
+    weight[:, 0] = LARGEST_WEIGHT * 2.0**-7
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", "w"], ["y"], "conv")],
         "graph",
@@ -137,17 +149,20 @@ def test_a_convolution_on_the_grid_is_exact_to_half_a_step(tmp_path):
         assert np.abs(found - exact).max() <= values["y_scale"] / 2 * 1.0001
 
 
-def test_weights_are_symmetric_per_channel_and_rectified_activations_start_at_zero(resnet, tmp_path):
+@pytest.mark.parametrize(("bits", "end"), [(8, 127), (7, 64)])
+def test_weights_are_symmetric_per_channel_and_rectified_activations_start_at_zero(resnet, tmp_path, bits, end):
     source, task = resnet
-    before, after = constants(source), constants(quantize(source, tmp_path / "m.onnx", task, "int8_static"))
+    target = of_bits(bits)
+    before, after = constants(source), constants(quantize(source, tmp_path / "m.onnx", task, "int8_static", target))
     weights = [name for name in before if name.endswith(".weight")]
     assert len(weights) == 10
     for name in weights:
         largest = np.abs(before[name]).reshape(len(before[name]), -1).max(1)
-        np.testing.assert_allclose(after[f"{name}_scale"], largest / 127, rtol=1e-6)
+        np.testing.assert_allclose(after[f"{name}_scale"], largest / end, rtol=1e-6)
+        assert np.abs(after[f"{name}_quantized"].astype(int)).max() == end
         assert after[f"{name}_quantized"].dtype == np.int8 and not after[f"{name}_zero_point"].any()
         restored = after[f"{name}_quantized"] * after[f"{name}_scale"].reshape(-1, *[1] * (before[name].ndim - 1))
-        assert np.all(np.abs(restored - before[name]).reshape(len(largest), -1).max(1) <= largest / 127 / 2 * 1.001)
+        assert np.all(np.abs(restored - before[name]).reshape(len(largest), -1).max(1) <= largest / end / 2 * 1.001)
         assert name not in after
     assert after["stem.2/Relu_zero_point"] == 0 and after["stem.2/Relu_zero_point"].dtype == np.uint8
 
@@ -354,7 +369,7 @@ def test_a_calibration_set_that_does_not_fit_is_refused(resnet, tmp_path, calibr
 def test_settings_are_resolved_by_the_target():
     technique = Quantize()
     assert technique.resolve({"scheme": "fp16"}, TARGET) == {"scheme": "fp16"}
-    assert technique.resolve({"scheme": "int8_static", "samples": 64}, TARGET) == {
+    assert technique.resolve({"scheme": "int8_static", "samples": 64}, FULL_RANGE) == {
         "scheme": "int8_static",
         "calibration": "minmax",
         "samples": 64,
@@ -362,8 +377,10 @@ def test_settings_are_resolved_by_the_target():
         "grid": {"operators": sorted(OPERATORS), "activations": "uint8", "per_channel": True},
     }
     assert set(technique.resolve({"scheme": "int8_dynamic"}, TARGET)) == {"scheme", "grid"}
-    grid = technique.resolve({}, TARGET)["grid"]
-    assert Grid.from_json(grid).to_json() == grid
+    for bits in (7, 8):
+        grid = technique.resolve({}, of_bits(bits))["grid"]
+        assert Grid.from_json(grid).to_json() == grid
+        assert Grid.from_json(grid).weight_bits == bits
 
 
 def test_a_scheme_that_the_target_lacks_is_refused():
