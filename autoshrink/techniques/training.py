@@ -18,7 +18,7 @@ from autoshrink.techniques.base import Context
 from autoshrink.techniques.checkpoint import Checkpoint, State
 from autoshrink.techniques.hints import Hint
 from autoshrink.techniques.teacher import Teacher, distillation_loss, teacher_of
-from autoshrink.techniques.training_device import precision, training_device
+from autoshrink.techniques.training_device import layout, precision, training_device
 from autoshrink.tensors import as_tensors
 
 OPTIMIZERS = ("auto", "sgd", "adamw")
@@ -97,7 +97,7 @@ def train(model: nn.Module, context: Context, plan: Plan, stage: str, before_ste
             if parameter.is_floating_point():
                 parameter.requires_grad_(True)
         if any(array.ndim == 4 for array in task.example_inputs.values()):
-            _lay_out(trained, torch.channels_last)
+            _lay_out(trained, layout(device))
         hint, ask = None, None
         if plan.hint > 0:
             hint = Hint(trained, context.teacher(), task, stage, context.seed).to(device)
