@@ -16,6 +16,31 @@ def page(found: Mapping[str, Any]) -> str:
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    if "ways" in found:
+        yield from _places(found)
+    if "memory" in found:
+        looks = found["memory"]["looks"]
+        yield f"## The agent's own memory over {looks[-1]['jobs']:,} measurements"
+        yield ""
+        yield "Of the agent's process; each measurement has a child of its own."
+        yield ""
+        yield "| after | resident |"
+        yield "|---|---|"
+        for look in looks:
+            yield f"| {look['jobs']:,} | {look['bytes'] / 2**20:.2f} MiB |"
+        yield ""
+    if "explain" in found:
+        yield "## `explain --apply` on the known cases"
+        yield ""
+        yield (
+            "Each case is a hand-built file with one known cause of lost time; the change is made, and both are "
+            "measured in turn ([docs/explain.md](../docs/explain.md))."
+        )
+        yield ""
+        yield markdown(found["explain"]).rstrip()
+
+
+def _places(found: Mapping[str, Any]) -> Iterator[str]:
     machine = found["machine"]
     sets = ", ".join(machine["instruction_sets"] or ()) or "none of those that matter"
     yield "# One artifact, four places"
@@ -27,7 +52,10 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         "the ratio is known to +-2 %."
     )
     yield ""
-    yield f"`{found['command']}`, {machine['processor']} ({machine['cores']} cores, {sets})."
+    yield (
+        f"`make bench-devices`, seed {found['seed']}, {machine['processor']} ({machine['cores']} cores, {sets}). On a "
+        "processor without VNNI the native runtime's weights have 7 bits."
+    )
     yield ""
     yield "| place | times | ratio to fp32, median | its spread, 5 to 95 % | half its stated interval | a call |"
     yield "|---|---|---|---|---|---|"
@@ -45,22 +73,6 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     for name, figures in found["ways"].items():
         yield _costs(name, figures)
     yield ""
-    looks = found["memory"]["looks"]
-    yield f"## The agent's own memory over {looks[-1]['jobs']:,} measurements"
-    yield ""
-    yield "Of the agent's process; each measurement has a child of its own."
-    yield ""
-    yield "| after | resident |"
-    yield "|---|---|"
-    for look in looks:
-        yield f"| {look['jobs']:,} | {look['bytes'] / 2**20:.2f} MiB |"
-    if "explain" in found:
-        yield ""
-        yield "## `explain --apply` on the known cases"
-        yield ""
-        yield f"`{found['explain']['command']}`, each case a hand-built file with one known cause; see docs/explain.md."
-        yield ""
-        yield markdown(found["explain"]).rstrip()
 
 
 def _ratios(name: str, figures: Sequence[Mapping[str, Any]]) -> str:

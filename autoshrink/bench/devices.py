@@ -3,7 +3,7 @@
 The static int8 form of the demo's network beside its fp32 form: by a child of this machine, through an agent on
 loopback, in a page of this machine's Chromium, and in the phone's page, opened by a Chromium with a phone's profile. In
 turn, so that what the machine does meets all of them. Then the memory of an agent over many short measurements; with
---explain, what `autoshrink.bench.explain_cases` wrote as well.
+--explain, what `autoshrink.bench.explain_cases` wrote as well. --times 0 or --jobs 0 leaves that part as --out has it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ from autoshrink.devices.base import Device, DeviceGone
 from autoshrink.errors import AutoshrinkError
 from autoshrink.isolate.job import Job, JobResult
 from autoshrink.isolate.parent import run_job
+from autoshrink.isolate.probe import probe
 from autoshrink.measure.environment import describe_machine
 from autoshrink.pipeline import Pipeline
 from autoshrink.records import write_json
 from autoshrink.search.trial import TrialRunner
+from autoshrink.search.weight_range import with_exact_sums
 from autoshrink.target import ChildLimits, Measuring, RemoteDevice, Target
 from autoshrink.tasks.loading import load_task
 from autoshrink.types import Recipe
@@ -90,7 +92,7 @@ def main() -> None:
     parser.add_argument("--explain", type=Path, help="JSON of autoshrink.bench.explain_cases.")
     options = parser.parse_args()
     try:
-        found = _measure(options.times, options.jobs, options.seed)
+        found = _before(options.out) | _measure(options.times, options.jobs, options.seed)
     except (AutoshrinkError, OSError) as error:
         sys.exit(f"error: {error}")
     if options.explain:
@@ -103,7 +105,9 @@ def main() -> None:
 def _measure(times: int, jobs: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="autoshrink-") as temporary, ExitStack() as stack:
         place = Path(temporary)
-        made = {name: _compiled(place / name, load_target(name), seed) for name in (NATIVE, IN_BROWSER)}
+        targets = [load_target(name) for name in (NATIVE, IN_BROWSER)]
+        exact = [with_exact_sums(target, probe(target)) for target in targets]
+        made = {target.name: _compiled(place / target.name, target, seed) for target in exact}
         url, process = stack.enter_context(_agent(place / "agent.log"))
         target = load_target(NATIVE)
         agent = _device(RemoteDevice(agent=url, token_env=VARIABLE), target)
@@ -122,14 +126,22 @@ def _measure(times: int, jobs: int, seed: int) -> dict[str, Any]:
             for way in ways:
                 figures[way.name].append(_figure(way, place / f"{way.name} {number}", seed + number))
                 print(f"{number + 1} of {times}: {way.name}: {figures[way.name][-1]}", flush=True)
-        memory = _memory(agent, process, made[NATIVE], place / "memory", jobs)
-    return {
-        "seed": seed,
-        "machine": describe_machine(),
-        "command": f"python -m autoshrink.bench.devices --times {times} --jobs {jobs} --seed {seed}",
-        "ways": {name: [asdict(figure) for figure in found] for name, found in figures.items()},
-        "memory": memory,
-    }
+        memory = _memory(agent, process, made[NATIVE], place / "memory", jobs) if jobs else {}
+    found: dict[str, Any] = {"machine": describe_machine()}
+    if times:
+        found |= {"seed": seed, "ways": {name: [asdict(each) for each in of] for name, of in figures.items()}}
+    return found | ({"memory": memory} if jobs else {})
+
+
+def _before(out: Path) -> dict[str, Any]:
+    """What is there of an earlier run on this machine."""
+    try:
+        found: dict[str, Any] = json.loads(out.read_text())
+        machine = describe_machine()
+        same = all(found["machine"][name] == machine[name] for name in ("processor", "instruction_sets", "versions"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if same else {}
 
 
 def _compiled(place: Path, target: Target, seed: int) -> Job:
