@@ -16,6 +16,12 @@ def page(found: Mapping[str, Any]) -> str:
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    machine = found["machine"]
+    sets = ", ".join(machine["instruction_sets"] or ()) or "none of those that matter"
+    yield "# Devices"
+    yield ""
+    yield f"`make bench-devices`, {machine['processor']} ({machine['cores']} cores, {sets})."
+    yield ""
     if "ways" in found:
         yield from _places(found)
     if "memory" in found:
@@ -41,9 +47,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _places(found: Mapping[str, Any]) -> Iterator[str]:
-    machine = found["machine"]
-    sets = ", ".join(machine["instruction_sets"] or ()) or "none of those that matter"
-    yield "# One artifact, four places"
+    yield "## One artifact, four places"
     yield ""
     yield (
         "The demo's network in static int8 beside its own fp32, measured in turn by a child process of this machine, "
@@ -52,10 +56,7 @@ def _places(found: Mapping[str, Any]) -> Iterator[str]:
         "the ratio is known to +-2 %."
     )
     yield ""
-    yield (
-        f"`make bench-devices`, seed {found['seed']}, {machine['processor']} ({machine['cores']} cores, {sets}). On a "
-        "processor without VNNI the native runtime's weights have 7 bits."
-    )
+    yield f"Seed {found['seed']}. On a processor without VNNI the native runtime's weights have 7 bits."
     yield ""
     yield "| place | times | ratio to fp32, median | its spread, 5 to 95 % | half its stated interval | a call |"
     yield "|---|---|---|---|---|---|"
