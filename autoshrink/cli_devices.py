@@ -37,7 +37,7 @@ def devices(
         looks = list(pool.map(lambda pair: look_at(*pair), pairs))
     seen = _seen()
     rows = [
-        _row(spec, profile, facts, seen.get((_name(spec), profile.name)))
+        _row(spec, profile, facts, seen.get((spec.name, profile.name)))
         for (spec, profile), facts in zip(pairs, looks, strict=True)
     ]
     if as_json:
@@ -77,7 +77,7 @@ def _known(targets: list[Target]) -> list[tuple[RemoteDevice, Target]]:
     from autoshrink.errors import ConfigError
     from autoshrink.target import RemoteDevice
 
-    found = {(_name(spec), target.name): (spec, target) for target in targets for spec in target.devices}
+    found = {(spec.name, target.name): (spec, target) for target in targets for spec in target.devices}
     for seen in all_seen():
         try:
             spec = RemoteDevice(**seen.profile)
@@ -94,17 +94,13 @@ def _seen() -> dict[tuple[str, str], Seen]:
     return {(seen.name, seen.target): seen for seen in all_seen()}
 
 
-def _name(spec: RemoteDevice) -> str:
-    return f"{spec.kind} {spec.address}"
-
-
 def _row(spec: RemoteDevice, target: Target, facts: Facts, seen: Seen | None) -> dict[str, Any]:
     from autoshrink.measure.identity import describe_identity, fingerprint
 
     identity = facts.identity or (seen.identity if seen else {})
     queue = facts.about.get("queue")
     return {
-        "device": _name(spec),
+        "device": spec.name,
         "target": target.name,
         "state": "busy" if facts.state == "ready" and queue else facts.state,
         "queue": queue,

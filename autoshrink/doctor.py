@@ -86,7 +86,7 @@ def _elsewhere(target: Target) -> dict[str, str]:
     best = min((facts for _, facts in looks), key=lambda facts: STATES.index(facts.state))
     less = [(spec, facts) for spec, facts in looks if facts.state != "ready"]
     several = len(looks) > 1
-    whys = [f"{spec.kind} {spec.address}: {facts.why}" if several else facts.why for spec, facts in less]
+    whys = [f"{spec.name}: {facts.why}" if several else facts.why for spec, facts in less]
     found = _found(target, best.state, "; ".join(whys), "; ".join(dict.fromkeys(f.fix for _, f in less if f.fix)))
     return found | {"runtime": best.identity.get("runtime", "")}
 

@@ -193,6 +193,11 @@ class RemoteDevice:
         """Where it is reached: the value of its kind."""
         return str(getattr(self, self.kind))
 
+    @property
+    def name(self) -> str:
+        """As it is shown and recorded; without anything secret."""
+        return f"{self.kind} {self.address}"
+
 
 KEYS_OF_DEVICES = {
     "agent": ("token_env", "ca"),

@@ -66,7 +66,7 @@ class Device(ABC):
     @property
     def name(self) -> str:
         """As it is shown and recorded; without anything secret."""
-        return f"{self.spec.kind} {self.spec.address}"
+        return self.spec.name
 
     @abstractmethod
     def facts(self) -> Facts:
