@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -73,11 +74,13 @@ class Progress:
         self._elsewhere: dict[tuple[str, int], str] = {}
         self._interrupted = False
         self._previous: Callable[[int, FrameType | None], Any] | int | None = None
+        self._hook = sys.unraisablehook
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Progress:
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._interrupt)
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         if self._live:
             self._live.start()
         return self
@@ -87,6 +90,7 @@ class Progress:
     ) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
+            sys.unraisablehook = self._hook
         if self._live:
             self._live.stop()
 
@@ -94,6 +98,11 @@ class Progress:
         # Raised where it strikes, and again at the next event: in a destructor Python would swallow it.
         self._interrupted = True
         raise KeyboardInterrupt
+
+    def _unraisable(self, found: sys.UnraisableHookArgs) -> None:
+        # An interrupt that a destructor swallowed comes again at the next event: no stack trace for it.
+        if not (self._interrupted and found.exc_type is KeyboardInterrupt):
+            self._hook(found)
 
     def removed(self, target: str, removals: Iterable[Removal]) -> None:
         """Says what a target's space was relieved of."""

@@ -49,23 +49,28 @@ def test_a_terminal_shows_trial_stage_best_and_time_left() -> None:
 def test_an_interrupt_that_was_swallowed_comes_again_at_the_next_event() -> None:
     """In a process of its own: a signal to pytest itself would meet whatever else it has loaded."""
     code = """
-import contextlib, io, signal
+import io, signal, sys, weakref
 from rich.console import Console
 from autoshrink.progress import Progress
 
-before = signal.getsignal(signal.SIGINT)
+class Holder: pass
+
+before = signal.getsignal(signal.SIGINT), sys.unraisablehook
 try:
     with Progress(Console(file=io.StringIO()), "study", planned=4, time_limit_s=None) as progress:
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+        holder = Holder()
+        reference = weakref.ref(holder, lambda _: signal.raise_signal(signal.SIGINT))
+        del holder
+        print("alive")
         progress.stage("export", 0, 0)
         print("went on")
 except KeyboardInterrupt:
-    print("interrupted", signal.getsignal(signal.SIGINT) is before)
+    print("interrupted", (signal.getsignal(signal.SIGINT), sys.unraisablehook) == before)
 """
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
-    assert done.stdout.split() == ["interrupted", "True"]
+    assert done.stdout.split() == ["alive", "interrupted", "True"]
+    assert done.stderr == ""
 
 
 def test_lines_say_what_is_known_of_each_target() -> None:

@@ -86,6 +86,7 @@ USED = {
         "execute_async_v3": 1,
         "get_tensor_shape": 1,
         "infer_shapes": 0,
+        "profiler": None,
         "set_input_shape": 2,
         "set_tensor_address": 2,
     },
