@@ -14,6 +14,9 @@ import autoshrink.cli_search
 import autoshrink.cli_study
 
 # isort: split
+import autoshrink.cli_dashboard
+
+# isort: split
 import autoshrink.cli_explain
 
 # isort: split
@@ -35,6 +38,7 @@ EXTRAS = {
         "httpx",
     ),
     "agent": ("fastapi", "uvicorn"),
+    "dashboard": ("dash", "dash_ag_grid", "waitress", "PIL"),
 }
 """Extra -> the modules that only it brings; a device that measures has not all of them, and needs not."""
 
