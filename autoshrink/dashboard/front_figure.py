@@ -170,12 +170,13 @@ class _Plot:
         errors: bool = False,
         legend: bool = True,
     ) -> go.Scatter:
-        """Trials as markers, with the interval of the metric where asked."""
+        """Trials as markers, with the interval of the metric where asked; `customdata` has their numbers."""
         fixed = {"star": 15.0, "x-thin": 8.0}.get(symbol)
         areas = [8 + 16 * (self._axis.area(record) / self._largest) ** 0.5 for record in records]
         return go.Scatter(
             x=[self._x(record) for record in records],
             y=[self._y(record)[1] for record in records],
+            customdata=[record.number for record in records],
             error_y=self._errors(records, colour) if errors else None,
             mode="markers",
             name=escape(name),

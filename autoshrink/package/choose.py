@@ -179,14 +179,15 @@ def scored_elsewhere(others: Iterable[TrialRecord]) -> dict[Recipe, TrialRecord]
 
 def drop_bound(record: TrialRecord, baseline: TrialRecord | None = None) -> float:
     """See `Candidate.drop`; without the baseline of its target, test refutes nothing."""
-    interval = _drop_interval(record)
+    interval = drop_interval(record)
     drop = math.inf if interval is None else interval[1].high
     if baseline is not None and baseline.test is not None and record.test is not None:
         drop = max(drop, baseline.test.ci.low - record.test.ci.high)
     return drop
 
 
-def _drop_interval(record: TrialRecord) -> tuple[float, Interval] | None:
+def drop_interval(record: TrialRecord) -> tuple[float, Interval] | None:
+    """The drop on val and its interval, no drop at all for the baseline; None where it was not compared with it."""
     if record.drop is not None and record.drop_ci is not None:
         return record.drop, record.drop_ci
     return None if record.recipe.stages else (0.0, Interval(0.0, 0.0))
@@ -248,7 +249,7 @@ def _is_worse(record: TrialRecord, leader: TrialRecord) -> bool:
     Made from the two intervals (Zou and Donner 2008, equation 8, for independent estimates). Both drops are against one
     baseline on the same samples, which makes the true interval narrower, so this rather sees a tie than a difference.
     """
-    own, best = _drop_interval(record), _drop_interval(leader)
+    own, best = drop_interval(record), drop_interval(leader)
     if own is None or best is None:
         return True
     slack = math.hypot(own[0] - own[1].low, best[1].high - best[0])
