@@ -12,7 +12,7 @@ from typing import Any
 from dash import Dash
 from flask import Flask, Response, send_file
 
-from autoshrink.dashboard.app import notices, shell
+from autoshrink.dashboard.app import exports, notices, shell
 from autoshrink.dashboard.app.pages import OWN, PAGES
 from autoshrink.dashboard.library import Library
 from autoshrink.errors import ConfigError
@@ -63,6 +63,7 @@ def make_app(library: Library) -> Dash:
     pages = {page.name: page for page in PAGES}
     shell.register(app, library, pages, OWN)
     notices.register(app, library)
+    exports.register(app)
     for page in (*OWN, *PAGES):
         page.register(app, library)
     return app
