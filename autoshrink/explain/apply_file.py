@@ -113,18 +113,11 @@ def _tried(
         result = place.run(job, work, listen)
     except AutoshrinkError as error:
         return replace(tried, why=str(error))
-    latency = result.latency
-    assert latency is not None  # noqa: S101 - asked for
     return replace(
-        tried,
-        ratio=latency.ratio,
-        ratio_ci=latency.ratio_ci,
-        before_ms=latency.ms / latency.ratio,
-        after_ms=latency.ms,
+        tried.timed(result.latency),
         int8_after=int8_of(result.audit),
         agreement_db=_agreement(original, result),
         where=str(changed.path) if any(change.kind == "file" for change in variant.changes) else "the same file",
-        why="" if latency.stable else "unstable: the interval is wider than the target asks",
     )
 
 

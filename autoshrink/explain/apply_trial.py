@@ -103,16 +103,7 @@ def _measured(tried: Tried, explained: Explained, artifact: Loaded, place: Place
     )
     with tempfile.TemporaryDirectory(prefix="autoshrink-") as work:
         result = place.run(job, Path(work), lambda stage: progress(stage, 0, 0))
-    latency = result.latency
-    assert latency is not None  # noqa: S101 - asked for
-    return replace(
-        tried,
-        ratio=latency.ratio,
-        ratio_ci=latency.ratio_ci,
-        before_ms=latency.ms / latency.ratio,
-        after_ms=latency.ms,
-        why="" if latency.stable else "unstable: the interval is wider than the target asks",
-    )
+    return tried.timed(result.latency)
 
 
 def _trial(

@@ -15,7 +15,7 @@ from autoshrink.explain.findings import Change, Finding
 from autoshrink.explain.known import Known
 from autoshrink.explain.rules import findings_of
 from autoshrink.records import SCHEMA, read_json, write_json
-from autoshrink.types import Interval
+from autoshrink.types import Interval, Latency
 
 FILE = "explain.json"
 SAME = 0.03
@@ -78,6 +78,23 @@ class Tried:
     figure_change: float | None = None
     where: str = ""
     why: str = ""
+
+    def timed(self, latency: Latency | None) -> Tried:
+        """The same with what was measured beside the artifact before.
+
+        Raises:
+            ValueError: nothing was measured.
+        """
+        if latency is None:
+            raise ValueError("there is no latency; a change is tried by a job that measures")
+        return replace(
+            self,
+            ratio=latency.ratio,
+            ratio_ci=latency.ratio_ci,
+            before_ms=latency.ms / latency.ratio,
+            after_ms=latency.ms,
+            why="" if latency.stable else "unstable: the interval is wider than the target asks",
+        )
 
     @property
     def verdict(self) -> str:
