@@ -3,9 +3,11 @@
 results/<study>/
     study.json                    what was asked for: task, targets, space, seed; and the machine
     study.db                      the sampler's memory (Optuna); can be lost, the records cannot
+    search.json                   what a search is doing now (see `autoshrink.activity`)
+    val/                          samples that the trials are scored on (see `autoshrink.val_set`)
     <target>/device.json          what the device is that its trials are measured on
     <target>/trials/0007.json     one record a trial
-    <target>/trials/0007/         raw latency samples and the child's log
+    <target>/trials/0007/         raw latency samples, predictions, the child's log
     artifacts/<key>/              compiled files, shared by trials that came to the same bytes
 """
 
@@ -165,6 +167,19 @@ class StudyFolder:
     def trial_folder(self, target: str, number: int) -> Path:
         """Where a trial's samples and log go."""
         return self.path / target / "trials" / f"{number:04d}"
+
+    def file(self, relative: str) -> Path:
+        """A file that a record names relative to the study's folder; it need not exist.
+
+        Raises:
+            ConfigError: it would lie outside of the study's folder.
+        """
+        path = (self.path / relative).resolve()
+        if not path.is_relative_to(self.path.resolve()):
+            raise ConfigError(
+                [f"{relative!r}: lies outside of {self.path}; the files of a study are within its folder"]
+            )
+        return path
 
     def write(self, record: TrialRecord) -> None:
         """Appends a record, or replaces it (when the test split has been scored)."""

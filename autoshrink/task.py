@@ -100,6 +100,8 @@ class Task:
         keep: qualified names of layers whose output width must stay (besides those that feed an output directly).
         preprocessing: how raw input becomes `example_inputs`, in words; goes into the package.
         student: optional `(width, depth) -> model` of the same family, untrained.
+        classes: names of the classes, in the order of the logits; empty where they have none. For those who look at
+            results; a task with them has a single output of `logits`.
         fingerprint_extra: anything else that the model's function depends on, for the cache.
     """
 
@@ -117,6 +119,7 @@ class Task:
     keep: tuple[str, ...] = ()
     preprocessing: str = ""
     student: Callable[[float, float], torch.nn.Module] | None = None
+    classes: tuple[str, ...] = ()
     fingerprint_extra: str = ""
     source: str = field(default="", compare=False)
     """Where the task came from (a built-in name or a file); filled in by `load_task`."""

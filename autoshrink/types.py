@@ -350,9 +350,14 @@ class TrialRecord:
         seconds: stage -> wall seconds spent in this trial (a cached stage costs only its lookup).
         reused: stages that came from the cache.
         weight_bits: layer -> bits of its integers, as quantization-aware training was asked or chose.
+        weights: layer of the torch model (qualified name) -> shape of its weight, two dimensions at least: of what the
+            recipe's stages left, so a factorized layer is there as its factors.
         figures: name -> what the backend found in compiling beside size and audit.
         log: file of the child's output, relative to the study's folder.
         samples: npy file of the raw latency samples, relative to the study's folder.
+        predictions: npy file of the class that the artifact gives each sample of val, relative to the study's folder;
+            of classification only (see `autoshrink.val_set`).
+        scores: npy file of the metric of each sample of val, float32, of other tasks whose metric has one.
         device: which one measured it; empty is the machine that searched.
         sensors: what that device shows of itself -> before and after measuring; see `autoshrink.measure.sensors`.
     """
@@ -375,10 +380,13 @@ class TrialRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     reused: tuple[str, ...] = ()
     weight_bits: Mapping[str, int] = field(default_factory=dict)
+    weights: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     log: str | None = None
     samples: str | None = None
+    predictions: str | None = None
+    scores: str | None = None
     finished: str = ""
     device: str = ""
     sensors: Mapping[str, tuple[float, float]] = field(default_factory=dict)

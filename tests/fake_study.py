@@ -27,6 +27,7 @@ from autoshrink.types import (
     Space,
     TrialRecord,
 )
+from tests.fake_samples import fake_weights, with_fake_files, write_fake_activity, write_fake_val_set
 
 VAL, TEST = 5000, 10000
 LAYERS = ("stem.conv", *(f"blocks.{i}.conv{j}" for i in range(4) for j in (1, 2)), "head")
@@ -156,10 +157,17 @@ def fake_view(records: Sequence[TrialRecord], limits: Limits | None = None, **ch
     return TargetView(replace(target, limits=limits or Limits(), **changes), records, others)
 
 
-def make_fake_study(path: Path, targets: int = 2, trials: int = 24, seed: int = 0) -> StudyFolder:
-    """A study of up to two targets with FAKE trials of every outcome; its front is scored on a fake test split."""
+def make_fake_study(
+    path: Path, targets: int = 2, trials: int = 24, seed: int = 0, running: bool = False
+) -> StudyFolder:
+    """A study of up to two targets with FAKE trials of every outcome; its front is scored on a fake test split.
+
+    It has FAKE samples of val, predictions and latencies beside its records. With `running` this process seems to
+    search on, having been asked for twice as many trials.
+    """
     chosen = dict(list(FAKE_TARGETS.items())[:targets])
-    study = StudyFolder.create(path, fake_meta(chosen, trials))
+    study = StudyFolder.create(path, fake_meta(chosen, trials * 2 if running else trials, name=path.name))
+    write_fake_val_set(study, VAL)
     for place, (name, target) in enumerate(chosen.items()):
         random = np.random.default_rng([seed, place])
         records = [_fake_trial(number, name, target, place, random) for number in range(trials)]
@@ -173,14 +181,16 @@ def make_fake_study(path: Path, targets: int = 2, trials: int = 24, seed: int = 
                     test_drop=record.drop,
                     test_drop_ci=record.drop_ci,
                 )
-            study.write(record)
+            study.write(with_fake_files(study, record))
+    if running:
+        write_fake_activity(study)
     return study
 
 
 def _fake_trial(number: int, name: str, target: Target, place: int, random: np.random.Generator) -> TrialRecord:
     reference_ms, baseline_bytes = (1.24, 1.61)[place], 4_920_000
     if number == 0:
-        return fake_trial(0, target=name, accuracy=0.9, latency=fake_latency(1.0, reference_ms))
+        return fake_trial(0, target=name, accuracy=0.9, latency=fake_latency(1.0, reference_ms), weights=fake_weights())
     prune = float(random.choice([0.0, 0.25, 0.5, 0.625, 0.75]))
     epochs = int(random.choice([1, 2]))
     scheme = str(random.choice(["fp32", "fp16", "bf16", "int8_static"], p=[0.18, 0.14, 0.08, 0.6]))
@@ -224,6 +234,7 @@ def _fake_trial(number: int, name: str, target: Target, place: int, random: np.r
         size=size,
         latency=fake_latency(ratio, reference_ms, stable=number % 7 != 5),
         audit=fake_audit(int8),
+        weights=fake_weights(prune),
         agreement_db=round(float(random.uniform(18, 40)), 1) if int8 else 92.0,
         seconds={
             **({"prune": 0.8, "finetune": epochs * float(random.uniform(18, 24))} if prune else {}),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from autoshrink.activity import ACTIVITY_FILE, Activity, read_activity
 from autoshrink.dashboard.view import TargetView
 from autoshrink.errors import ConfigError
 from autoshrink.records import STUDY_FILE, StudyFolder, StudyMeta, read_json, record_from_json
@@ -24,7 +25,7 @@ class StudyState(StrEnum):
     """No trial has ended yet, and no search works on it."""
     RUNNING = "running"
     INTERRUPTED = "interrupted"
-    """It has fewer trials than were asked for, and no search works on it."""
+    """Its search was broken off, and none works on it."""
     DONE = "done"
 
 
@@ -43,7 +44,8 @@ class Snapshot:
     Attributes:
         views: target -> its trials, those left out whose record is broken.
         broken: files that cannot be read.
-        version: changes whenever a file of the study does.
+        version: changes whenever a file of the study does, and when its search dies.
+        activity: what its search is doing; of one that was broken off, what it was doing then.
     """
 
     folder: StudyFolder
@@ -52,6 +54,7 @@ class Snapshot:
     broken: tuple[Broken, ...]
     state: StudyState
     version: str
+    activity: Activity | None = None
 
     @property
     def name(self) -> str:
@@ -90,8 +93,10 @@ class Library:
     def version(self, name: str) -> str:
         """Changes whenever a file of the study does."""
         folder = self.results / name
-        files = [folder / STUDY_FILE, *folder.glob("*/trials/[0-9]*.json"), *folder.glob("*/running.json")]
-        return str(hash(tuple((str(file), _stamp(file)) for file in sorted(files))))
+        files = [folder / STUDY_FILE, folder / ACTIVITY_FILE, *folder.glob("*/trials/[0-9]*.json")]
+        activity = _activity(folder)
+        alive = activity is not None and activity.is_alive
+        return str(hash((alive, *((str(file), _stamp(file)) for file in sorted(files)))))
 
     def version_of_all(self) -> str:
         """Changes whenever a file of a study does, or one comes or goes."""
@@ -110,7 +115,8 @@ class Library:
                 else:
                     of_target.append(found)
         views = {target: TargetView.among(records, folder, target) for target in meta.targets}
-        return Snapshot(folder, meta, views, tuple(broken), _state(folder, meta, records), version)
+        activity = _activity(folder.path)
+        return Snapshot(folder, meta, views, tuple(broken), _state(activity, meta, views), version, activity)
 
     def _record(self, file: Path) -> TrialRecord | Broken:
         stamp = _stamp(file)
@@ -133,11 +139,28 @@ def _stamp(file: Path) -> Stamp:
     return found.st_mtime_ns, found.st_size
 
 
-def _state(folder: StudyFolder, meta: StudyMeta, records: Mapping[str, list[TrialRecord]]) -> StudyState:
-    count = sum(map(len, records.values()))
-    if any((folder.path / target / "running.json").exists() for target in meta.targets):
+def _activity(folder: Path) -> Activity | None:
+    try:
+        return read_activity(folder)
+    except ConfigError:
+        return None
+
+
+def _state(activity: Activity | None, meta: StudyMeta, views: Mapping[str, TargetView]) -> StudyState:
+    if activity is not None and activity.is_alive:
         return StudyState.RUNNING
+    count = sum(len(view.records) for view in views.values())
     if not count:
         return StudyState.EMPTY
+    if activity is not None:
+        # A search takes the file away when it has come to its end.
+        return StudyState.INTERRUPTED
     planned = None if meta.trials is None else meta.trials * len(meta.targets)
-    return StudyState.INTERRUPTED if planned is not None and count < planned else StudyState.DONE
+    if planned is None or count >= planned or any(_has_all_tests(view) for view in views.values()):
+        return StudyState.DONE
+    return StudyState.INTERRUPTED
+
+
+def _has_all_tests(view: TargetView) -> bool:
+    """Whether the front was scored on test, which a search does last: when its time is up, or its space used up."""
+    return bool(view.members) and all(member.test is not None for member in view.members)
