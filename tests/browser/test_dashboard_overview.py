@@ -1,0 +1,72 @@
+"""The pages Studies, Search and Devices in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoshrink.records import StudyFolder
+from tests.dashboard_server import Dashboard, serving
+from tests.fake_field import make_fake_field
+from tests.fake_study import FAKE_TARGETS, fake_meta, make_fake_study
+
+ODD = "it's <img src=x onerror=alert(1)> & more?#%2e"
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    results = tmp_path_factory.mktemp("results")
+    make_fake_study(results / "fake-study")
+    make_fake_field(results / "field")
+    target = "onnxruntime-cpu"
+    StudyFolder.create(results / ODD, fake_meta({target: FAKE_TARGETS[target]}, 24, name=ODD))
+    (results / "torn").mkdir()
+    (results / "torn" / "study.json").write_text('{"schema": 1, "na')
+    with serving(results) as dashboard:
+        yield dashboard
+
+
+def names(page: Any) -> list[str]:
+    return [str(text) for text in page.locator("li.study h3").all_inner_texts()]
+
+
+def test_studies_are_found_ordered_and_opened_by_keyboard(browser: Any, dashboard: Dashboard) -> None:
+    with dashboard.open(browser, "/?order=name") as opened:
+        page = opened.page
+        page.locator("li.study").first.wait_for()
+        assert names(page) == sorted(["fake-study", "field", ODD, "torn"], key=str.casefold)
+        assert "is not JSON" in page.locator("li.study", has_text="torn").inner_text()
+        opened.check_accessible()
+        page.get_by_role("combobox", name="State").select_option("broken")
+        opened.wait_for_query("state", "broken")
+        page.get_by_text("1 of 4 studies").wait_for()
+        page.get_by_role("combobox", name="State").select_option("")
+        page.get_by_text("4 studies", exact=True).wait_for()
+        page.get_by_label("Find").fill("phone")
+        page.get_by_text("1 of 4 studies").wait_for()
+        assert names(page) == ["field"]
+        opened.wait_for_query("find", "phone")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/study/field/front*")
+
+
+def test_a_name_that_needs_quoting_is_text_and_its_link_works(browser: Any, dashboard: Dashboard) -> None:
+    with dashboard.open(browser, "/", width=390, scheme="dark") as opened:
+        link = opened.page.get_by_role("link", name=ODD)
+        link.wait_for()
+        opened.check_fits()
+        opened.check_accessible()
+        link.click()
+        opened.page.locator("h1", has_text=ODD).wait_for()
+
+
+def test_without_studies_the_page_says_how_to_make_one(browser: Any, tmp_path: Path) -> None:
+    with serving(tmp_path) as empty, empty.open(browser) as opened:
+        opened.page.get_by_text("autoshrink search fashion-mini --target onnxruntime-cpu").wait_for()
+        assert not opened.page.get_by_label("Find").is_visible()
