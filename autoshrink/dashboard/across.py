@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 
 from autoshrink.dashboard.view import TargetView
 from autoshrink.errors import NothingFits
-from autoshrink.package.choose import DEFAULT_DROP, LATENCY_NOISE, Candidate, applicable, candidates, choose
+from autoshrink.package.candidates import Candidate
+from autoshrink.package.choose import DEFAULT_DROP, LATENCY_NOISE
+from autoshrink.search.limits import given
 from autoshrink.target import Limits
 from autoshrink.types import Recipe, TrialRecord
 
@@ -103,7 +105,7 @@ def across(views: Mapping[str, TargetView], max_drop: float | None = None) -> Ac
     for name, view in views.items():
         own = view.target.limits
         drops[name] = max_drop if max_drop is not None else DEFAULT_DROP if own.drop is None else own.drop
-        limits, unknown = applicable(replace(own, drop=drops[name]), view.records, view.target.batch, view.others)
+        limits, unknown = view.applicable(replace(own, drop=drops[name]))
         if unknown:
             unchecked[name] = unknown
         found = _services(view, limits)
@@ -123,7 +125,7 @@ def across(views: Mapping[str, TargetView], max_drop: float | None = None) -> Ac
 
 
 def _services(view: TargetView, limits: Limits) -> dict[Recipe, Service]:
-    fitting = [c for c in candidates(view.records, view.target.batch, view.others) if c.keeps(limits)]
+    fitting = [c for c in view.candidates if c.keeps(given(limits))]
     best = min(map(_cost, fitting), default=1.0)
     return {c.record.recipe: Service(c.record, c.scored, _cost(c) / best) for c in fitting}
 
@@ -135,7 +137,7 @@ def _cost(candidate: Candidate) -> float:
 
 def _why_unserved(view: TargetView, limits: Limits) -> str:
     try:
-        choose(view.records, limits, batch=view.target.batch, others=view.others)
+        view.choose(limits)
     except NothingFits as error:
         return str(error)
     return "no trial keeps the limits"

@@ -8,9 +8,9 @@ from autoshrink.dashboard.formatting import Metric, counted, gain
 from autoshrink.dashboard.tables import size_ratio
 from autoshrink.dashboard.view import NOT_MEASURED, TargetView
 from autoshrink.errors import NothingFits
-from autoshrink.package.choose import DEFAULT_DROP, applicable, choose
+from autoshrink.package.choose import DEFAULT_DROP
 from autoshrink.search.front import is_known
-from autoshrink.search.limits import given
+from autoshrink.search.limits import given, merged
 from autoshrink.search.words import human_bytes, human_figure, human_ms, human_rate
 from autoshrink.target import Limits
 from autoshrink.types import Figure, TrialRecord
@@ -37,22 +37,28 @@ class Headline:
     unmeasured: str = ""
 
 
-def headline(view: TargetView) -> Headline:
-    """The headline of one target under its limits, those left out that are on what was not measured there."""
+def headline(view: TargetView, asked: Limits | None = None) -> Headline:
+    """The headline of one target under its limits, those left out that are on what was not measured there.
+
+    Args:
+        view: of the target.
+        asked: limits that go before the target's own, where they are set.
+    """
     baseline = view.baseline
     if not view.records:
         return Headline(None, "No trial has finished yet.")
     if baseline is None or not view.axes or not is_known(baseline, view.axes):
         why = f": {baseline.reason}" if baseline is not None and baseline.reason else ""
         return Headline(None, f"The baseline was not measured{why}. Without it there is nothing to compare with.")
-    limits, unchecked = applicable(view.target.limits, view.records, view.target.batch, view.others)
+    own, unchecked = view.applicable(view.target.limits)
+    limits = merged(asked or Limits(), own)
     unknown = _unknown(view, unchecked)
     unmeasured = "" if view.is_timed else f"{'latency' if view.is_scored else 'compiled,'} {NOT_MEASURED}"
     try:
-        chosen = choose(view.records, limits, batch=view.target.batch, others=view.others)
+        chosen = view.choose(limits)
     except NothingFits as error:
         return Headline(None, str(error), unknown=unknown, unmeasured=unmeasured)
-    why = _why(view, limits)
+    why = _why(view, limits, "the limits of this target" if limits == own else "these limits")
     if chosen is baseline:
         others = sum(is_known(record, view.axes) for record in view.records) - 1
         done = "measured" if view.is_scored else "compiled"
@@ -111,7 +117,7 @@ def _unknown(view: TargetView, unchecked: list[str]) -> str:
     return f"{'. '.join(texts)}."
 
 
-def _why(view: TargetView, limits: Limits) -> str:
+def _why(view: TargetView, limits: Limits, whose: str) -> str:
     metric, asked = view.metric, given(limits)
     if not asked:
         gained = "speed-up times size reduction" if view.is_timed else "size reduction"
@@ -120,7 +126,7 @@ def _why(view: TargetView, limits: Limits) -> str:
             f"among the trials whose 95 % interval on val stays above {metric.change(DEFAULT_DROP)}."
         )
     kept = [_kept(limits, view, metric, limit.name, limit.is_figure) for limit in asked]
-    return f"Chosen as `autoshrink pick` does under the limits of this target, kept by 95 % bounds: {', '.join(kept)}."
+    return f"Chosen as `autoshrink pick` does under {whose}, kept by 95 % bounds: {', '.join(kept)}."
 
 
 def _kept(limits: Limits, view: TargetView, metric: Metric, name: str, is_figure: bool) -> str:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from autoshrink.dashboard.formatting import Metric
-from autoshrink.package.choose import scored_elsewhere
+from autoshrink.package.candidates import Candidate, candidates, scored_elsewhere
+from autoshrink.package.choose import applicable, choose
 from autoshrink.records import StudyFolder
 from autoshrink.search.front import LATENCY, METRIC, axes_of, compiled, front
 from autoshrink.search.words import human_rate, rows_per_second
-from autoshrink.target import Target
+from autoshrink.target import Limits, Target
 from autoshrink.types import Outcome, Recipe, TrialRecord
 
 NOT_MEASURED = "not measured"
@@ -93,6 +94,23 @@ class TargetView:
     def elsewhere(self, record: TrialRecord) -> TrialRecord | None:
         """The trial of another target that tells the accuracy of one that was compiled here and did not run."""
         return None if record.val is not None or record.artifact is None else self._elsewhere.get(record.recipe)
+
+    @cached_property
+    def candidates(self) -> list[Candidate]:
+        """The trials that may be shipped, with the bounds that limits are held against."""
+        return candidates(self.records, self.target.batch, self.others)
+
+    def choose(self, limits: Limits) -> TrialRecord:
+        """The trial to ship.
+
+        Raises:
+            NothingFits: see `choose`.
+        """
+        return choose(self.records, limits, found=self.candidates)
+
+    def applicable(self, limits: Limits) -> tuple[Limits, list[str]]:
+        """The limits that can be held against something, and the names of those on what was not measured."""
+        return applicable(limits, self.records, found=self.candidates)
 
     def throughput(self, record: TrialRecord) -> float | None:
         """Rows a second; None where latency was not measured."""

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
 
 from autoshrink.errors import NothingFits
-from autoshrink.search.front import LATENCY, METRIC, axes_of, is_known
+from autoshrink.package.candidates import Candidate, candidates, drop_interval
+from autoshrink.package.shortfall import Shortfall, shortfall_of
 from autoshrink.search.limits import Limit, given, relaxed
-from autoshrink.search.words import describe, rows_per_second
 from autoshrink.target import Limits
-from autoshrink.types import Interval, Outcome, Recipe, TrialRecord
+from autoshrink.types import Outcome, TrialRecord
 
 LATENCY_NOISE = 0.04
 """Two latencies closer than this share are a tie: recompiled copies of one model differ by as much."""
 DEFAULT_DROP = 0.01
 """Without any limit: what may be lost for speed and size, in the metric's unit (one point of accuracy)."""
-NEAREST = 3
-"""Misses that are named when nothing fits."""
 
 
 def choose(
-    records: Sequence[TrialRecord], limits: Limits, *, batch: int = 1, others: Iterable[TrialRecord] = ()
+    records: Sequence[TrialRecord],
+    limits: Limits,
+    *,
+    batch: int = 1,
+    others: Iterable[TrialRecord] = (),
+    found: Sequence[Candidate] | None = None,
 ) -> TrialRecord:
     """The trial to ship among the records of one target.
 
@@ -46,6 +48,7 @@ def choose(
         limits: see `applicable` for those that the target says nothing of.
         batch: rows of one call, for a limit on throughput.
         others: records of the study's other targets.
+        found: the `candidates` of these, where they are known already; `batch` and `others` then say nothing.
 
     Raises:
         NothingFits: no trial keeps the limits; the message names the nearest misses and the limits that would do. Or
@@ -55,7 +58,8 @@ def choose(
     targets = sorted({record.target for record in records})
     if len(targets) > 1:
         raise ValueError(f"records are of the targets {', '.join(targets)}; choose among the records of one")
-    found = candidates(records, batch, others)
+    if found is None:
+        found = candidates(records, batch, others)
     if not found:
         raise NothingFits(_why_none(records))
     unknown = [limit for limit in given(limits) if _is_unknown(limit, found, records)]
@@ -63,134 +67,27 @@ def choose(
         raise NothingFits("\n".join(_unchecked(limit, records) for limit in unknown))
     chosen = _best(found, limits)
     if chosen is None:
-        raise NothingFits(_explain(found, limits))
+        raise NothingFits(shortfall(found, limits).text)
     return chosen.record
 
 
+def shortfall(found: Sequence[Candidate], limits: Limits) -> Shortfall:
+    """What comes nearest to limits that none of `found` keeps, and which of them to relax."""
+    return shortfall_of(found, limits, _best)
+
+
 def applicable(
-    limits: Limits, records: Sequence[TrialRecord], batch: int = 1, others: Iterable[TrialRecord] = ()
+    limits: Limits,
+    records: Sequence[TrialRecord],
+    batch: int = 1,
+    others: Iterable[TrialRecord] = (),
+    found: Sequence[Candidate] | None = None,
 ) -> tuple[Limits, list[str]]:
     """The limits that can be held against something, and the names of those on what was not measured."""
-    found = candidates(records, batch, others)
+    if found is None:
+        found = candidates(records, batch, others)
     unknown = [limit for limit in given(limits) if found and _is_unknown(limit, found, records)]
     return relaxed(limits, dict.fromkeys(unknown)), [limit.noun for limit in unknown]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A measured trial with the bounds that are held against the limits.
-
-    Attributes:
-        size_bytes: exact.
-        drop: upper end of the paired interval on val; infinite when there is none. When the test split was scored and
-            refutes it (the worst score the baseline may have on test, less the best this trial may have, is more),
-            the figure of test. Test does nothing else here: ranking by it would leave no split that tells, without
-            having been looked at, how good the chosen trial is.
-        accuracy: lower end of the metric's interval on val.
-        scored: the record that metric and drop are of; another target's where this one only compiles.
-        latency_ms: upper end of the latency's interval, milliseconds; None where it was not measured.
-        throughput: of that latency, rows a second.
-        ratio: upper end of the interval of the latency ratio to the baseline; None where it was not measured.
-        figures: name -> value.
-    """
-
-    record: TrialRecord
-    size_bytes: float
-    drop: float
-    accuracy: float
-    scored: TrialRecord
-    latency_ms: float | None = None
-    throughput: float | None = None
-    ratio: float | None = None
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def number(self) -> int:
-        """Of the trial."""
-        return self.record.number
-
-    @property
-    def slowness(self) -> float:
-        """`ratio` as trials are ranked by it: the same for all where nothing was timed."""
-        return 1.0 if self.ratio is None else self.ratio
-
-    def bound(self, limit: Limit) -> float | None:
-        """What is held against a limit; None where it is not known."""
-        if limit.is_figure:
-            return self.figures.get(limit.name)
-        value: float | None = getattr(self, limit.name)
-        return value
-
-    def excess(self, limit: Limit) -> float:
-        """By which share of the limit this is over it; infinite where that is not known."""
-        bound = self.bound(limit)
-        return math.inf if bound is None else limit.excess(bound)
-
-    def keeps(self, limits: Limits) -> bool:
-        """Whether every limit is kept."""
-        return all(self.excess(limit) <= 0 for limit in given(limits))
-
-
-def candidates(records: Sequence[TrialRecord], batch: int = 1, others: Iterable[TrialRecord] = ()) -> list[Candidate]:
-    """The trials of one target that may be shipped, whatever the limits (see `choose`)."""
-    axes = axes_of(records)
-    timed = LATENCY in axes
-    scores = {} if METRIC in axes else scored_elsewhere(others)
-    baselines = {
-        record.target: record for record in [*scores.values(), *records] if not record.recipe.stages and record.val
-    }
-    found = []
-    for record in records:
-        scored = record if METRIC in axes else scores.get(record.recipe)
-        if not _counts(record, axes) or record.artifact is None or scored is None or scored.val is None:
-            continue
-        latency = record.latency if timed else None
-        found.append(
-            Candidate(
-                record=record,
-                size_bytes=float(record.artifact.size_bytes),
-                drop=drop_bound(scored, baselines.get(scored.target)),
-                accuracy=scored.val.ci.low,
-                scored=scored,
-                latency_ms=latency.ms_ci.high if latency else None,
-                throughput=rows_per_second(replace(latency, ms=latency.ms_ci.high), batch) if latency else None,
-                ratio=latency.ratio_ci.high if latency else None,
-                figures={name: figure.value for name, figure in record.figures.items()},
-            )
-        )
-    return found
-
-
-def _counts(record: TrialRecord, axes: Sequence[str]) -> bool:
-    ended = Outcome.COMPLETE if METRIC in axes else Outcome.COMPILED
-    return record.outcome in (ended, Outcome.INFEASIBLE) and is_known(record, axes)
-
-
-def scored_elsewhere(others: Iterable[TrialRecord]) -> dict[Recipe, TrialRecord]:
-    """Recipe -> its trial on the target where it loses the most, of those on which its accuracy was measured."""
-    worst: dict[Recipe, TrialRecord] = {}
-    for record in others:
-        if record.is_scored and record.outcome in (Outcome.COMPLETE, Outcome.INFEASIBLE):
-            known = worst.get(record.recipe)
-            if known is None or drop_bound(record) > drop_bound(known):
-                worst[record.recipe] = record
-    return worst
-
-
-def drop_bound(record: TrialRecord, baseline: TrialRecord | None = None) -> float:
-    """See `Candidate.drop`; without the baseline of its target, test refutes nothing."""
-    interval = drop_interval(record)
-    drop = math.inf if interval is None else interval[1].high
-    if baseline is not None and baseline.test is not None and record.test is not None:
-        drop = max(drop, baseline.test.ci.low - record.test.ci.high)
-    return drop
-
-
-def drop_interval(record: TrialRecord) -> tuple[float, Interval] | None:
-    """The drop on val and its interval, no drop at all for the baseline; None where it was not compared with it."""
-    if record.drop is not None and record.drop_ci is not None:
-        return record.drop, record.drop_ci
-    return None if record.recipe.stages else (0.0, Interval(0.0, 0.0))
 
 
 def _why_none(records: Sequence[TrialRecord]) -> str:
@@ -229,7 +126,7 @@ def _best(found: Sequence[Candidate], limits: Limits) -> Candidate | None:
     asked = given(limits)
     if not asked:
         return _best(found, Limits(drop=DEFAULT_DROP)) or _most_accurate(found)
-    fitting = [candidate for candidate in found if candidate.keeps(limits)]
+    fitting = [candidate for candidate in found if candidate.keeps(asked)]
     if not fitting:
         return None
     return _greatest_gain(fitting) if [limit.name for limit in asked] == ["drop"] else _most_accurate(fitting)
@@ -263,64 +160,3 @@ def _greatest_gain(found: Sequence[Candidate]) -> Candidate:
     least = min(cost(c) for c in found)
     tied = [c for c in found if cost(c) <= least * (1 + LATENCY_NOISE)]
     return max(tied, key=lambda c: (c.accuracy, -cost(c), -c.number))
-
-
-def _explain(found: Sequence[Candidate], limits: Limits) -> str:
-    asked = ", ".join(limit.option(limit.text(limit.value)) for limit in given(limits))
-    nearest = sorted(found, key=lambda c: (sum(_excess(c, limits).values()), c.number))[:NEAREST]
-    only = {candidate.scored.target for candidate in found} - {candidate.record.target for candidate in found}
-    where = f"; accuracy is of the same recipes on {', '.join(sorted(only))}" if only else ""
-    return "\n".join(
-        [
-            f"none of the {len(found)} {'compiled' if only else 'measured'} trials keeps {asked} (by the upper ends of "
-            f"the 95 % intervals{where})",
-            "nearest:",
-            *(f"  {_miss(candidate, limits)}" for candidate in nearest),
-            *_ways_out(found, limits),
-        ]
-    )
-
-
-def _excess(candidate: Candidate, limits: Limits) -> dict[Limit, float]:
-    """The limits that the candidate breaks -> by which share of them."""
-    return {limit: candidate.excess(limit) for limit in given(limits) if candidate.excess(limit) > 0}
-
-
-def _miss(candidate: Candidate, limits: Limits) -> str:
-    parts = []
-    for limit in _excess(candidate, limits):
-        bound = candidate.bound(limit)
-        if bound is None or math.isinf(bound):
-            parts.append(f"{limit.noun} unknown: its interval was not measured")
-        else:
-            parts.append(limit.miss(bound))
-    return f"trial {candidate.number} ({describe(candidate.record.recipe)}): {'; '.join(parts)}"
-
-
-def _ways_out(found: Sequence[Candidate], limits: Limits) -> list[str]:
-    """A line for each limit that would do when relaxed alone, the least relaxation first; else one for several."""
-    lines: list[tuple[float, str]] = []
-    for limit in given(limits):
-        alone = [c for c in found if list(_excess(c, limits)) == [limit] and math.isfinite(c.excess(limit))]
-        if alone:
-            lines.append(_way_out(found, limits, min(alone, key=lambda c: c.excess(limit)), [limit]))
-    if not lines:
-        finite = [c for c in found if all(math.isfinite(c.excess(limit)) for limit in given(limits))]
-        if not finite:
-            return ["no drop has an interval: leave --max-drop out"]
-        nearest = min(finite, key=lambda c: (sum(_excess(c, limits).values()), c.number))
-        lines.append(_way_out(found, limits, nearest, list(_excess(nearest, limits))))
-    return [text for _, text in sorted(lines)]
-
-
-def _way_out(
-    found: Sequence[Candidate], limits: Limits, nearest: Candidate, broken: Sequence[Limit]
-) -> tuple[float, str]:
-    """How far the limits have to be relaxed, and the line that says so and names the trial `choose` would then give."""
-    texts = {limit: limit.enough_for(bound) for limit in broken if (bound := nearest.bound(limit)) is not None}
-    chosen = _best(found, relaxed(limits, {limit: limit.parse(text) for limit, text in texts.items()}))
-    gives = f"trial {chosen.number}" if chosen else "a trial"
-    changes = " and ".join(
-        f"{limit.option(text)} instead of {limit.text(limit.value)}" for limit, text in texts.items()
-    )
-    return max(nearest.excess(limit) for limit in broken), f"{changes} would give {gives}"
