@@ -1,7 +1,7 @@
 """What a search is doing now, in `search.json` of its study's folder, for whoever looks at the study meanwhile.
 
-The file is there while a search works, and stays after one that was killed or interrupted: the process that it names is
-gone then. It is of use to nobody but readers; `resume` goes by `running.json` of each target.
+The file is there while a search works, and stays after one that was broken off: it says so, or, after a crash, the
+process that it names is gone. It is of use to nobody but readers; `resume` goes by `running.json` of each target.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Activity:
         time_limit_s: seconds after `began` at which no further trial begins; None is no limit.
         written: when the file was.
         targets: target -> its trials on their way, by number; a search of several devices has several.
+        ended: when the search was broken off by an error or an interrupt; empty while it works, and after a crash.
     """
 
     pid: int
@@ -71,6 +72,7 @@ class Activity:
     time_limit_s: float | None
     written: str
     targets: Mapping[str, tuple[Underway, ...]] = field(default_factory=dict)
+    ended: str = ""
 
     @classmethod
     def here(cls, planned: int | None, time_limit_s: float | None) -> Activity:
@@ -81,7 +83,9 @@ class Activity:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs; of one on another machine, whether it has written within `ELSEWHERE_S`."""
+        """Whether the search goes on: its process runs, or on another machine has written within `ELSEWHERE_S`."""
+        if self.ended:
+            return False
         if self.host != platform.node():
             try:
                 age = (datetime.now(UTC) - datetime.fromisoformat(self.written)).total_seconds()
@@ -116,6 +120,7 @@ def write_activity(study: Path, activity: Activity) -> None:
         "planned": activity.planned,
         "time_limit_s": activity.time_limit_s,
         "written": activity.written,
+        "ended": activity.ended,
         "targets": {target: [_to_json(trial) for trial in trials] for target, trials in activity.targets.items()},
     }
     path = study / ACTIVITY_FILE
@@ -156,6 +161,7 @@ def read_activity(study: Path) -> Activity | None:
             None if data["time_limit_s"] is None else float(data["time_limit_s"]),
             str(data["written"]),
             {str(target): tuple(map(_underway, trials)) for target, trials in data["targets"].items()},
+            str(data["ended"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ConfigError([f"{path}: is not what a search writes ({error!r})"]) from error

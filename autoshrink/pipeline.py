@@ -46,6 +46,8 @@ PROGRAM_FILE = "model.pt2"
 FILES: Mapping[str, str] = {"onnx": MODEL_FILE, "program": PROGRAM_FILE}
 """Form of an export (see `Backend.form`) -> its file."""
 PARITY_FILE = "parity.json"
+WEIGHTS = "weights"
+"""The entry of the export's report for the shapes of the weights."""
 COST_FILE = "cost.json"
 PACK = "pack"
 PACK_VERSION = 1
@@ -70,6 +72,7 @@ class Built:
         reused: the stages that were not made this time, in order.
         cost_seconds: stage -> wall seconds of making it, whenever that was; of stages whose result is gone, absent.
         weight_bits: layer -> bits of its trained integers; empty without quantization-aware training.
+        weights: layer -> shape of its weight after the module stages; see `weight_shapes`.
     """
 
     model: Path
@@ -80,6 +83,21 @@ class Built:
     reused: tuple[str, ...]
     cost_seconds: Mapping[str, float]
     weight_bits: Mapping[str, int]
+    weights: Mapping[str, tuple[int, ...]]
+
+
+def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Qualified name of each module with a weight of two dimensions or more -> the shape of that weight.
+
+    Convolutions and linear layers have their output channels first, transposed convolutions their input channels.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, torch.Tensor) and weight.ndim >= 2:
+                found[name] = tuple(weight.shape)
+    return found
 
 
 @dataclass(frozen=True)
@@ -162,6 +180,7 @@ class Pipeline:
             if any(stage.technique.few_values for stage in module_stages):
                 keys[PACK] = content_key([graph_stages[-1].key if graph_stages else float_key, PACK, PACK_VERSION])
                 built = self._make(keys[PACK], PACK, partial(self._pack, built, work)) / MODEL_FILE
+        report = json.loads((entry / PARITY_FILE).read_text())
         return Built(
             built,
             entry / FILES[form],
@@ -170,7 +189,11 @@ class Pipeline:
             work.finished(),
             tuple(name for name in keys if name not in work.seconds),
             {name: seconds for name, key in keys.items() if (seconds := self._cost(key)) is not None},
-            json.loads((entry / PARITY_FILE).read_text()).get("weight_bits", {}),
+            report.get("weight_bits", {}),
+            {layer: tuple(shape) for layer, shape in report[WEIGHTS].items()}
+            # The export is from before they were kept.
+            if WEIGHTS in report
+            else weight_shapes(self._module(module_stages, work)),
         )
 
     def _cost(self, key: str) -> float | None:
@@ -302,7 +325,7 @@ class Pipeline:
         write = write_program if form == "program" else export_onnx
         with work.making(EXPORT):
             parity = write(model, self._task, target.batch, folder / FILES[form])
-            (folder / PARITY_FILE).write_text(json.dumps(parity))
+            (folder / PARITY_FILE).write_text(json.dumps({**parity, WEIGHTS: weight_shapes(model)}))
 
     def _transform(self, stage: _Stage, source: Path, work: _Work, folder: Path) -> None:
         technique = stage.technique

@@ -125,6 +125,11 @@ class Progress:
         self._elsewhere[target, number] = stage
         self._draw(force=True)
 
+    def lost(self, target: str, number: int) -> None:
+        """A trial is left for another run: the devices of its target are gone."""
+        self._elsewhere.pop((target, number), None)
+        self._draw(force=True)
+
     def waiting_for_devices(self, target: str) -> None:
         """The search waits for a device of a target."""
         self._now = Text.assemble((target, "bold"), "  looks for its devices")

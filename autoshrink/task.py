@@ -177,10 +177,27 @@ def check_task(task: Task) -> None:
             counts = {name: len(array) for name, array in {**split.inputs, **split.targets}.items()}
             if len(set(counts.values())) > 1:
                 say(part, f"has different numbers of samples: {counts}")
+    if task.classes:
+        _check_classes(task, say)
     if (task.train is None) != (task.loss is None):
         say("loss", "train and loss go together: techniques that train need both, others need neither")
     if problems:
         raise ConfigError(problems)
+
+
+def _check_classes(task: Task, say: Callable[[str, str], None]) -> None:
+    count = len(task.classes)
+    if list(task.outputs.values()) != ["logits"]:
+        say("classes", "names classes; the task needs a single output, of 'logits', or no such names")
+    twice = sorted({name for name in task.classes if task.classes.count(name) > 1})
+    if twice or not all(name.strip() for name in task.classes):
+        say("classes", f"{', '.join(map(repr, twice)) or 'an empty name'}: each class needs a name of its own")
+    for part, split in (("val", task.val), ("test", task.test)):
+        labels = list(split.targets.values())
+        if len(labels) == 1 and labels[0].ndim == 1 and labels[0].dtype.kind in "iu" and labels[0].size:
+            highest = int(labels[0].max())
+            if highest >= count:
+                say("classes", f"{count} names; {part} has a class {highest}, so that it must be {highest + 1} or more")
 
 
 def _check_inputs(task: Task, part: str, inputs: Arrays, say: Callable[[str, str], None]) -> None:

@@ -350,14 +350,12 @@ class TrialRecord:
         seconds: stage -> wall seconds spent in this trial (a cached stage costs only its lookup).
         reused: stages that came from the cache.
         weight_bits: layer -> bits of its integers, as quantization-aware training was asked or chose.
-        weights: layer of the torch model (qualified name) -> shape of its weight, two dimensions at least: of what the
-            recipe's stages left, so a factorized layer is there as its factors.
+        weights: layer -> shape of its weight after the stages (see `weight_shapes`); a factorized one has its factors.
         figures: name -> what the backend found in compiling beside size and audit.
         log: file of the child's output, relative to the study's folder.
         samples: npy file of the raw latency samples, relative to the study's folder.
-        predictions: npy file of the class that the artifact gives each sample of val, relative to the study's folder;
-            of classification only (see `autoshrink.val_set`).
-        scores: npy file of the metric of each sample of val, float32, of other tasks whose metric has one.
+        predictions: the same of the class that it gives each sample of val; of classification (see `val_set`).
+        scores: the same of the metric of each sample of val, float32; of other tasks.
         device: which one measured it; empty is the machine that searched.
         sensors: what that device shows of itself -> before and after measuring; see `autoshrink.measure.sensors`.
     """

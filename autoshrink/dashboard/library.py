@@ -156,11 +156,12 @@ def _state(activity: Activity | None, meta: StudyMeta, views: Mapping[str, Targe
         # A search takes the file away when it has come to its end.
         return StudyState.INTERRUPTED
     planned = None if meta.trials is None else meta.trials * len(meta.targets)
-    if planned is None or count >= planned or any(_has_all_tests(view) for view in views.values()):
+    if planned is None or count >= planned or _has_all_tests(views):
         return StudyState.DONE
     return StudyState.INTERRUPTED
 
 
-def _has_all_tests(view: TargetView) -> bool:
-    """Whether the front was scored on test, which a search does last: when its time is up, or its space used up."""
-    return bool(view.members) and all(member.test is not None for member in view.members)
+def _has_all_tests(views: Mapping[str, TargetView]) -> bool:
+    """Whether the fronts were scored on test, which a search does last: when its time is up, or its space used up."""
+    members = [member for view in views.values() if view.is_scored for member in view.members]
+    return bool(members) and all(member.test is not None for member in members)

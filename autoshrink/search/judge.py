@@ -21,10 +21,13 @@ from autoshrink.search.words import human_bytes, human_ms
 from autoshrink.target import Target
 from autoshrink.task import Arrays, Split, Task
 from autoshrink.types import Artifact, Interval, Outcome, Score, TrialRecord
+from autoshrink.val_set import predicted_classes, sample_scores, write_array
 
 Array = npt.NDArray[np.generic]
 
 AGREEMENT_SAMPLES = 64
+PREDICTIONS = "predictions.npy"
+SCORES = "scores.npy"
 
 
 class Judge:
@@ -70,6 +73,7 @@ class Judge:
         chosen = {name: array[:AGREEMENT_SAMPLES] for name, array in task.val.inputs.items()}
         expected = self.pipeline.float_outputs(record.recipe, target, chosen)
         agreement = min(sqnr_db(expected[name], outputs[name][:AGREEMENT_SAMPLES]) for name in expected)
+        predictions, scores = self._per_sample(outputs, place)
         if baseline is not None:
             # The baseline's outputs stay for the paired comparisons; the others' have served.
             shutil.rmtree(result.outputs["val"], ignore_errors=True)
@@ -82,10 +86,24 @@ class Judge:
             agreement_db=bounded_db(agreement),
             log=relative_to_study(self.folder, place / "child.log"),
             samples=relative_to_study(self.folder, result.samples) if result.samples else None,
+            predictions=predictions,
+            scores=scores,
             outcome=Outcome.COMPLETE,
             reason="" if result.latency else f"latency not measured: {self.why}",
         )
         return self._within_limits(record)
+
+    def _per_sample(self, outputs: Arrays, place: Path) -> tuple[str | None, str | None]:
+        """Writes what the artifact makes of each sample of val; the files of the predictions and of the scores."""
+        predictions = predicted_classes(self.task, outputs)
+        if predictions is not None:
+            write_array(place / PREDICTIONS, predictions)
+            return relative_to_study(self.folder, place / PREDICTIONS), None
+        scores = sample_scores(self.task, outputs, self.task.val)
+        if scores is None:
+            return None, None
+        write_array(place / SCORES, scores)
+        return None, relative_to_study(self.folder, place / SCORES)
 
     def _within_limits(self, record: TrialRecord) -> TrialRecord:
         """The record, infeasible when it is over a limit of the target."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Protocol
 
 from autoshrink.backends import get_backend
 from autoshrink.cache import StageCache
@@ -20,6 +18,7 @@ from autoshrink.isolate.probe import availability, probe
 from autoshrink.measure.identity import differences, identity_here
 from autoshrink.pipeline import Pipeline
 from autoshrink.records import SCHEMA, StudyFolder, read_json, write_json
+from autoshrink.search.display import ActivityFile, Display, Tee
 from autoshrink.search.front import front
 from autoshrink.search.seeding import start_recipes
 from autoshrink.search.space import Removal, reduce_space
@@ -30,37 +29,10 @@ from autoshrink.target import Target
 from autoshrink.task import Task
 from autoshrink.techniques import get_technique
 from autoshrink.types import Outcome, Recipe, Space, TrialRecord
+from autoshrink.val_set import write_val_set
 
 LOOK_S = 1.0
 """Seconds between two looks at what devices elsewhere say, while nothing else is to be done."""
-
-
-class Display(Protocol):
-    """What shows a search to the one who waits for it."""
-
-    def removed(self, target: str, removals: Iterable[Removal]) -> None:
-        """What a target's space was relieved of."""
-
-    def begin(self, target: str, number: int, recipe: Recipe) -> None:
-        """A trial begins."""
-
-    def stage(self, stage: str, done: int, total: int) -> None:
-        """A stage of it begins (total 0), or has come so far."""
-
-    def end(self, record: TrialRecord, finished: int, planned: int | None) -> None:
-        """It ended; `finished` of `planned` trials over all targets are done."""
-
-    def elsewhere(self, target: str, number: int, stage: str) -> None:
-        """A trial that a device elsewhere measures has come to a stage."""
-
-    def waiting_for_devices(self, target: str) -> None:
-        """The search waits for a device of a target."""
-
-    def scoring(self, record: TrialRecord) -> None:
-        """A member of the front is scored on the test split."""
-
-    def say(self, text: str) -> None:
-        """Anything else worth a line."""
 
 
 @dataclass
@@ -110,8 +82,19 @@ def run_search(folder: StudyFolder, task: Task, display: Display, cache: StageCa
     Raises:
         AutoshrinkError: another process works on this study; no target is available; no baseline could be built.
     """
-    with folder.locked(), ExitStack() as stack:
-        _Search(folder, task, display, cache or StageCache(), stack).run()
+    meta = folder.meta
+    planned = None if meta.trials is None else meta.trials * len(meta.targets)
+    with folder.locked():
+        activity = ActivityFile(folder.path, planned, meta.time_limit_s)
+        is_over = False
+        try:
+            with ExitStack() as stack:
+                search = _Search(folder, task, Tee(display, activity), cache or StageCache(), stack)
+                activity.timed_here = search.timed_here
+                search.run()
+            is_over = True
+        finally:
+            activity.close(is_over)
 
 
 class _Search:
@@ -130,6 +113,11 @@ class _Search:
         self._stack = stack
         if self._meta.fidelity != 1:
             display.say(f"every training makes {100 * self._meta.fidelity:g} % of its steps")
+        try:
+            write_val_set(folder.path, task)
+        except OSError as error:
+            # Of use to those who look at the study, and to no trial.
+            display.say(f"{folder.path}: the samples of val cannot be kept there ({error.strerror or error})")
         pipeline = Pipeline(task, cache, self._meta.seed, self._meta.fidelity)
         self._lanes = [self._prepare(task, target, pipeline, cache) for target in self._meta.targets.values()]
         self._planned = None if self._meta.trials is None else self._meta.trials * len(self._lanes)
@@ -140,6 +128,13 @@ class _Search:
         for lane in self._lanes:
             if lane.runner.pool:
                 stack.callback(lane.runner.pool.close)
+
+    @property
+    def timed_here(self) -> frozenset[str]:
+        """Targets whose artifacts are timed on this machine."""
+        return frozenset(
+            lane.target.name for lane in self._lanes if lane.runner.pool is None and lane.runner.state == "ready"
+        )
 
     def run(self) -> None:
         """The baselines, the trials, the test split."""
@@ -257,6 +252,7 @@ class _Search:
         if not lane.lost:
             kept = f"its finished trials are kept, `autoshrink resume {self._meta.name}` goes on"
             self._display.say(f"{lane.target.name}: {why}; {kept}")
+        self._display.lost(lane.target.name, trial.record.number)
         lane.left.append(trial)
         lane.lost = lane.exhausted = True
         self._write_half_done(lane)

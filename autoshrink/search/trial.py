@@ -248,7 +248,9 @@ class Trial:
         target, task = runner.target, runner.task
         built = runner.pipeline.run(recipe, target, listen)
         self._seconds.update(built.seconds)
-        self.record = replace(self.record, reused=built.reused, weight_bits=dict(built.weight_bits))
+        self.record = replace(
+            self.record, reused=built.reused, weight_bits=dict(built.weight_bits), weights=dict(built.weights)
+        )
         began = time.monotonic()
         example = runner.arrays_folder(first_rows(task.val.inputs, target.batch))
         val = runner.arrays_folder(task.val.inputs)

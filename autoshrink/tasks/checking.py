@@ -32,6 +32,11 @@ def check_kinds(task: Task) -> None:
         _check_arrays(attribute, getattr(task, attribute), say)
     _check("outputs", task.outputs, Mapping, "must be a mapping, such as {'logits': 'logits'}", say)
     _check("keep", task.keep, tuple, "must be a tuple of layer names, such as ('head',)", say)
+    rule = "must be a tuple of names, such as ('cat', 'dog')"
+    if _check("classes", task.classes, tuple, rule, say) and not all(isinstance(name, str) for name in task.classes):
+        say(
+            "classes", f"holds {', '.join(repr(name) for name in task.classes if not isinstance(name, str))}; it {rule}"
+        )
     for attribute in ("val", "test"):
         _check_split(attribute, getattr(task, attribute), say)
     if task.train is not None and _check("train", task.train, TrainingSet, "must be a TrainingSet, or None", say):

@@ -43,6 +43,7 @@ def digits() -> Task:
         train=TrainingSet(train, BATCH_SIZE),
         loss=cross_entropy,
         student=student,
+        classes=tuple(map(str, range(10))),
         preprocessing="grey image of 8 x 8 pixels, white ink on black, 0 to 16: x / 8 - 1, as float32 [N, 1, 8, 8]",
     )
 

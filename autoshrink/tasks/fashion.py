@@ -18,6 +18,7 @@ import numpy.typing as npt
 from autoshrink.task import Split, Task, TrainingSet
 from autoshrink.tasks.classification import calibration_rows, cross_entropy, right_answers
 from autoshrink.tasks.fashion_data import (
+    CLASS_NAMES,
     CLASSES,
     MINI_TRAIN_PER_CLASS,
     VAL_PER_CLASS,
@@ -153,6 +154,7 @@ def _task(
         loss=cross_entropy,
         preprocessing=PREPROCESSING,
         student=student,
+        classes=CLASS_NAMES,
     )
 
 

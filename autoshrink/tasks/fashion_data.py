@@ -17,6 +17,19 @@ import numpy.typing as npt
 from autoshrink.errors import ConfigError
 
 CLASSES = 10
+CLASS_NAMES = (
+    "T-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+"""In the order of the labels, as the authors of the set name them."""
 VAL_PER_CLASS = 200
 MINI_TRAIN_PER_CLASS = 1_000
 MINI_TEST_PER_CLASS = 500

@@ -31,7 +31,7 @@ def check_by_running(task: Task) -> None:
     model = _trained_model(task)
     _check_repeats(task, model)
     problems: list[str] = []
-    for check in (_check_keep, _check_metric, _check_training):
+    for check in (_check_keep, _check_classes, _check_metric, _check_training):
         try:
             check(task, model)
         except ConfigError as error:
@@ -75,6 +75,14 @@ def _check_keep(task: Task, model: torch.nn.Module) -> None:
     unknown = [name for name in task.keep if name not in layers]
     if unknown:
         raise wrong(task, "keep", f"{', '.join(unknown)}: no layer of the model, which has {', '.join(layers)}")
+
+
+def _check_classes(task: Task, model: torch.nn.Module) -> None:
+    outputs = run_forward(task, model, task.example_inputs)
+    for name, output in outputs.items():
+        if task.classes and output.ndim and output.shape[-1] != len(task.classes):
+            text = f"{len(task.classes)} names; output {name!r} of the model has {output.shape[-1]} classes"
+            raise wrong(task, "classes", text)
 
 
 def _check_metric(task: Task, model: torch.nn.Module) -> None:

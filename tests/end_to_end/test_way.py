@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autoshrink.search.words import describe
 from autoshrink.types import Recipe
+from autoshrink.val_set import read_per_sample, read_val_set
 from tests.end_to_end.conftest import MEASURING, SPACE, TARGET, Workplace
 
 REPOSITORY = Path(__file__).parents[2]
@@ -62,6 +64,23 @@ def test_every_recipe_is_measured_once_on_each_target(searched: Workplace) -> No
         assert len(set(recipes)) == 6
         assert recipes[0] == "[]"
         assert {record["outcome"] for record in records} == {"complete"}, [r["reason"] for r in records]
+
+
+def test_what_each_trial_predicts_is_kept_beside_the_true_classes(searched: Workplace) -> None:
+    study = searched.path / "results" / "s"
+    val = read_val_set(study)
+    assert val is not None and val.targets is not None and val.pictures is not None
+    assert (val.count, val.classes, val.pictures.shape) == (300, tuple("0123456789"), (300, 8, 8, 1))
+    for target in ("onnxruntime-cpu", "openvino-cpu"):
+        baseline, *others = searched.records("s", target)
+        for record in (baseline, *others):
+            predicted = read_per_sample(study / record["predictions"], "u")
+            assert predicted.dtype == np.uint8
+            assert (predicted == val.targets).mean() == pytest.approx(record["val"]["value"], abs=1e-12)
+            assert list(record["weights"]) == list(baseline["weights"])
+            is_pruned = any(stage["technique"] == "prune" and stage["ratio"] for stage in record["recipe"])
+            assert (record["weights"] != baseline["weights"]) == is_pruned
+    assert not (study / "search.json").exists()
 
 
 def test_training_is_shared_by_the_targets(searched: Workplace) -> None:

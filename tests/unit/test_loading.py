@@ -200,6 +200,8 @@ class TestKinds:
             ("metric", "'accuracy'", "is a str; it must be a function"),
             ("outputs", "['y']", "is a list; it must be a mapping"),
             ("keep", "'second'", "is a str; it must be a tuple of layer names"),
+            ("classes", "['cat', 'dog']", "is a list; it must be a tuple of names"),
+            ("classes", "('cat', 2)", "holds 2; it must be a tuple of names"),
             ("example_inputs", "samples(1).inputs['x']", "is a ndarray; it must be a mapping"),
             ("calibration", "{'x': torch.zeros(8, 3)}", "'x' is a Tensor; it must be a numpy array"),
             ("calibration", "{'x': np.array(1.0)}", "'x' has no dimensions"),

@@ -130,6 +130,27 @@ class TestReuse:
         logits = run_example(task.model(), task)["logits"].tolist()
         assert json.loads(built.model.read_text())["logits"] == logits
 
+    def test_shapes_of_weights_are_those_after_the_stages(
+        self, run: Callable[..., Built], task: Task, cache: StageCache
+    ) -> None:
+        trained = {"stem": (24, 1, 3, 3), "conv1": (24, 24, 3, 3), "conv2": (24, 24, 3, 3), "head": (4, 24)}
+        assert run().weights == trained
+        pruned = run(PRUNE, GRAPH).weights
+        model = Pipeline(task, cache, 0).module(recipe(PRUNE), TARGET)
+        assert pruned == {layer: tuple(model.get_parameter(f"{layer}.weight").shape) for layer in trained}
+        assert pruned["stem"][0] == pruned["conv1"][1] == pruned["conv2"][0] == pruned["head"][1] < 24
+        assert run(PRUNE, GRAPH).weights == pruned
+
+    def test_shapes_of_an_export_from_before_they_were_kept(
+        self, run: Callable[..., Built], cache: StageCache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(autoshrink.pipeline, "WEIGHTS", "something older")
+        run(PRUNE)
+        monkeypatch.undo()
+        monkeypatch.setattr(autoshrink.export, "export_onnx", None)
+        again = run(PRUNE)
+        assert again.reused == ("prune", "export") and again.weights["stem"][0] < 24
+
     def test_graph_stages_follow_the_export(self, run: Callable[..., Built]) -> None:
         built = run(PRUNE, GRAPH)
         assert built.model.read_text() == built.float_model.read_text().upper()

@@ -21,6 +21,7 @@ from autoshrink.errors import StageError
 from autoshrink.export import export_onnx
 from autoshrink.fake_quantize import ActivationQuantizer, weight_quantizers
 from autoshrink.onnx_graph import quiet_session, run
+from autoshrink.pipeline import weight_shapes
 from autoshrink.target import Precision, Target
 from autoshrink.task import Task, call
 from autoshrink.techniques.base import Context
@@ -161,6 +162,7 @@ class TestFile:
         packed = [i for i in proto.graph.initializer if i.data_type == onnx.TensorProto.INT4]
         assert sorted(i.name for i in packed) == ["conv1.weight/packed.4bit", "conv2.weight/packed.4bit"]
         assert all(len(i.raw_data) == 24 * 24 * 9 // 2 for i in packed)
+        assert weight_shapes(model) == weight_shapes(task.model())
         assert report["opset"] == proto.opset_import[0].version == 21
         for name, quantizer, weight in weight_quantizers(model):
             if name == "conv1.weight":

@@ -39,6 +39,8 @@ def full(number: int) -> TrialRecord:
         "seconds": {"export": 1.5},
         "reused": ("prune",),
         "weight_bits": {"conv": 4, "head": 8},
+        "weights": {"conv": (8, 3, 3, 3), "head": (10, 8)},
+        "predictions": "onnxruntime-cpu/trials/0003/predictions.npy",
     }
     return TrialRecord(**values)
 
@@ -59,6 +61,21 @@ def test_a_record_from_before_the_compressed_size_is_read(tmp_path: Path) -> Non
     assert record_from_json(data, tmp_path) == kept
     del data["artifact"]["compressed_bytes"]
     assert record_from_json(data, tmp_path) == before
+
+
+def test_a_record_from_before_weights_and_predictions_is_read(tmp_path: Path) -> None:
+    data = json.loads(json.dumps(record_to_json(full(3))))
+    for name in ("weights", "predictions", "scores"):
+        del data[name]
+    assert record_from_json(data, tmp_path) == replace(full(3), weights={}, predictions=None)
+
+
+@pytest.mark.parametrize("path", ["../other/x.npy", "/etc/passwd", "t/../../x"])
+def test_no_record_names_a_file_outside_of_its_study(tmp_path: Path, path: str) -> None:
+    folder = StudyFolder.create(tmp_path / "s", meta())
+    assert folder.file("t/x.npy") == (tmp_path / "s" / "t" / "x.npy").resolve()
+    with pytest.raises(ConfigError, match="lies outside of"):
+        folder.file(path)
 
 
 def test_a_study_is_read_back_as_it_was_written(tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ def test_techniques_that_train_need_both_the_data_and_the_loss() -> None:
 class TestCheckTask:
     def test_a_good_task_passes(self) -> None:
         check_task(GOOD)
+        check_task(replace(GOOD, classes=("no", "yes")))
         check_task(replace(GOOD, train=TrainingSet(samples(8), 8), loss=zero_loss))
 
     @pytest.mark.parametrize(
@@ -166,6 +167,10 @@ class TestCheckTask:
             ({"test": samples(0)}, "test: 'x' has no samples"),
             ({"train": TrainingSet(samples(8), 9), "loss": zero_loss}, "train: batch_size 9 is over its 8 samples"),
             ({"train": TrainingSet(samples(8), 4)}, "loss: train and loss go together"),
+            ({"classes": ("no",)}, "classes: 1 names; val has a class 1, so that it must be 2 or more"),
+            ({"classes": ("no", "no")}, "classes: 'no': each class needs a name of its own"),
+            ({"classes": ("no", " ")}, "classes: an empty name: each class needs a name of its own"),
+            ({"classes": ("a", "b"), "outputs": {"y": "values"}}, "classes: names classes; the task needs a single"),
             ({"loss": zero_loss}, "loss: train and loss go together"),
             ({"val": Split(samples(5).inputs, {"y": np.zeros(4)})}, "val: has different numbers of samples"),
             ({"source": "mine.py", "name": "?"}, "mine.py:name: "),

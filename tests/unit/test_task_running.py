@@ -89,6 +89,10 @@ class TestTheModel:
         said = problem(changed(keep="('second', 'third')"))
         assert said == "mine.py:keep: third: no layer of the model, which has first, second"
 
+    def test_other_classes_than_logits(self, problem: Problem) -> None:
+        said = problem(changed(classes="('a', 'b', 'c')"))
+        assert said == "mine.py:classes: 3 names; output 'y' of the model has 2 classes"
+
     def test_no_hook_stays_on_the_model(self, write: Write) -> None:
         text = GOOD.replace("    return Net().eval()\n", "    made.append(Net().eval())\n    return made[-1]\n")
         load_task(write("made = []\n" + text + END))

@@ -57,6 +57,10 @@ class TestEveryTask:
         assert task.source == task.name
         assert task.name in TASKS
 
+    def test_its_classes_have_names(self, task: Task) -> None:
+        assert len(task.classes) == 10 == len(set(task.classes))
+        assert task.classes[7] == {"digits": "7", "fashion-mini": "sneaker"}[task.name]
+
     def test_train_val_and_test_share_no_image(self, task: Task) -> None:
         assert task.train is not None
         parts = [
