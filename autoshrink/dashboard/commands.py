@@ -9,6 +9,7 @@ from pathlib import Path
 from autoshrink.records import StudyFolder, StudyMeta
 from autoshrink.search.limits import Limit, given
 from autoshrink.target import Limits
+from autoshrink.types import TrialRecord
 
 RESULTS = "results"
 
@@ -60,6 +61,12 @@ def more_trials(study: StudyFolder) -> tuple[str, str]:
     """What it does, and the command that goes on with twice the trials."""
     trials = 2 * (study.meta.trials or max(len(study.records(target)) for target in study.meta.targets))
     return "Search on, with more trials", f"{resume_command(study)} --trials {trials}"
+
+
+def explain_command(study: StudyFolder, record: TrialRecord) -> str:
+    """The command that finds where the time of a trial goes."""
+    name, number = study.meta.name, str(record.number)
+    return shlex.join(["autoshrink", "explain", name, number, *_where(study), "--target", record.target])
 
 
 def resume_command(study: StudyFolder) -> str:

@@ -12,7 +12,7 @@ class Markup(str):
     __slots__ = ()
 
 
-_VOID = ("meta", "br", "link")
+_VOID = ("meta", "br", "link", "img")
 
 
 def element(tag: str, *children: object, **attributes: object) -> Markup:

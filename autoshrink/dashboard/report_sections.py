@@ -116,7 +116,7 @@ def _how(meta: StudyMeta) -> Markup:
     return element(
         "section",
         element("h2", "How this was made"),
-        element("div", _facts("The study", study), _facts("The machine", _machine(meta.machine)), class_="pair"),
+        element("div", _facts("The study", study), _facts("The machine", machine_facts(meta.machine)), class_="pair"),
         element("p", "The command that asks for this study:", class_="note"),
         element("pre", search_command(meta)),
     )
@@ -127,7 +127,7 @@ def _facts(title: str, facts: Mapping[str, str]) -> Markup:
     return element("div", element("h3", title), element("dl", listed, class_="list"))
 
 
-def _machine(machine: Mapping[str, Any]) -> dict[str, str]:
+def machine_facts(machine: Mapping[str, Any]) -> dict[str, str]:
     """What `describe_machine` gave, what it could not see left out."""
     facts = {}
     for name, value in machine.items():

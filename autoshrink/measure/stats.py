@@ -162,6 +162,18 @@ def paired_difference(
     return difference, _percentiles(_finite(np.array(values)))
 
 
+def difference_interval(a: float, a_ci: Interval, b: float, b_ci: Interval) -> Interval:
+    """The interval of `a` minus `b` from the intervals of the two (Zou and Donner 2008, equation 8).
+
+    For independent estimates. Where both are of the same samples the true interval is narrower, so this rather sees a
+    tie than a difference. Of logarithms it is the interval of a ratio.
+    """
+    difference = a - b
+    return Interval(
+        difference - math.hypot(a - a_ci.low, b_ci.high - b), difference + math.hypot(a_ci.high - a, b - b_ci.low)
+    )
+
+
 def _count(outputs: Arrays, targets: Arrays) -> int:
     counts = {name: len(array) for name, array in {**outputs, **{f"target {n}": a for n, a in targets.items()}}.items()}
     if len(set(counts.values())) != 1:

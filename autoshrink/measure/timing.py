@@ -168,8 +168,8 @@ def summarise(samples: Samples, protocol: Measuring, seed: int = 0) -> Latency:
     Raises:
         ValueError: fewer than three rounds, or an artifact is missing from one.
     """
-    quartiles = _round_quartiles(samples.table)
-    kept = quartiles[_is_quiet(quartiles)]
+    quartiles = round_quartiles(samples.table)
+    kept = quartiles[quiet_rounds(quartiles)]
     ratios = kept[:, CANDIDATE] / kept[:, REFERENCE]
     milliseconds = kept[:, CANDIDATE] * 1000
     ratio_ci = bootstrap_interval(ratios, _median, seed)
@@ -278,7 +278,7 @@ def _is_enough(quartiles: Floats, elapsed_s: float, protocol: Measuring, seed: i
         return False
     if elapsed_s >= protocol.time_limit_s or len(quartiles) >= 2 * protocol.rounds_max:
         return True
-    kept = quartiles[_is_quiet(quartiles)]
+    kept = quartiles[quiet_rounds(quartiles)]
     if len(kept) < protocol.rounds_min:
         return False
     ratios = kept[:, CANDIDATE] / kept[:, REFERENCE]
@@ -287,8 +287,8 @@ def _is_enough(quartiles: Floats, elapsed_s: float, protocol: Measuring, seed: i
     )
 
 
-def _is_quiet(quartiles: Floats) -> npt.NDArray[np.bool_]:
-    """Which rounds are kept, from the quartiles [rounds, 2]."""
+def quiet_rounds(quartiles: Floats) -> npt.NDArray[np.bool_]:
+    """Which rounds are kept (see `summarise`), from the quartiles [rounds, 2]: bool [rounds]."""
     pace = np.sqrt(quartiles[:, CANDIDATE] * quartiles[:, REFERENCE])
     limit = SLOW_ROUND * np.quantile(pace, 0.25)
     # However few pass, the fastest three stay, for a median needs them.
@@ -312,8 +312,12 @@ def _is_contended(times: Floats) -> bool:
     return bool(cpu > 0 and wall > CONTENDED * cpu)
 
 
-def _round_quartiles(table: Floats) -> Floats:
-    """Seconds [rounds, 2]: the lower quartile of each artifact's wall times in each round."""
+def round_quartiles(table: Floats) -> Floats:
+    """Seconds [rounds, 2]: the lower quartile of each artifact's wall times in each round.
+
+    Raises:
+        ValueError: fewer than three rounds, or an artifact is missing from one.
+    """
     numbers = np.unique(table[:, 0])
     if len(numbers) < LEAST_ROUNDS:
         raise ValueError(f"the samples hold {len(numbers)} rounds; a median over rounds needs {LEAST_ROUNDS}")

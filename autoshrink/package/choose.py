@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from autoshrink.errors import NothingFits
+from autoshrink.measure.stats import difference_interval
 from autoshrink.package.candidates import Candidate, candidates, drop_interval
 from autoshrink.package.shortfall import Shortfall, shortfall_of
 from autoshrink.search.limits import Limit, given, relaxed
@@ -141,16 +142,11 @@ def _most_accurate(found: Sequence[Candidate]) -> Candidate:
 
 
 def _is_worse(record: TrialRecord, leader: TrialRecord) -> bool:
-    """Whether the interval of the difference of two drops lies over 0.
-
-    Made from the two intervals (Zou and Donner 2008, equation 8, for independent estimates). Both drops are against one
-    baseline on the same samples, which makes the true interval narrower, so this rather sees a tie than a difference.
-    """
+    """Whether the interval of the difference of two drops lies over 0 (see `difference_interval`)."""
     own, best = drop_interval(record), drop_interval(leader)
     if own is None or best is None:
         return True
-    slack = math.hypot(own[0] - own[1].low, best[1].high - best[0])
-    return own[0] - best[0] > slack
+    return difference_interval(*own, *best).low > 0
 
 
 def _greatest_gain(found: Sequence[Candidate]) -> Candidate:

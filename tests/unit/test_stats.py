@@ -11,7 +11,9 @@ import pytest
 from autoshrink.errors import StageError
 from autoshrink.measure.stats import (
     METRIC_RESAMPLES,
+    NORMAL_95,
     bootstrap_interval,
+    difference_interval,
     mean_interval,
     paired_difference,
     score_of,
@@ -316,3 +318,15 @@ def test_too_few_samples_and_different_numbers_are_refused() -> None:
 def test_one_sample_that_is_right_has_wilsons_interval() -> None:
     score = score_of(right_or_wrong, {"right": np.array([1])}, {"label": np.array([3])})
     assert (score.value, score.count, score.ci) == (1.0, 1, wilson(1, 1))
+
+
+def test_the_interval_of_a_difference_has_a_known_answer() -> None:
+    found = difference_interval(5.0, Interval(4.0, 7.0), 2.0, Interval(1.0, 4.0))
+    assert found.low == pytest.approx(3 - math.sqrt(1 + 4))
+    assert found.high == pytest.approx(3 + math.sqrt(4 + 1))
+
+
+def test_the_interval_of_a_difference_of_equal_errors_is_the_normal_one() -> None:
+    half = NORMAL_95 * 0.1
+    found = difference_interval(1.0, Interval(1 - half, 1 + half), 0.5, Interval(0.5 - half, 0.5 + half))
+    assert (found.low, found.high) == pytest.approx((0.5 - half * math.sqrt(2), 0.5 + half * math.sqrt(2)))

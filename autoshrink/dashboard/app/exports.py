@@ -1,4 +1,4 @@
-"""Saving what a page shows: a figure as PNG or SVG, a table as CSV."""
+"""Taking along what a page shows: a figure as PNG or SVG, a table as CSV, a text to paste."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from dash.development.base_component import Component
 
 IMAGE, CSV, FILE = "save-image", "save-csv", "csv-file"
 """Types of the ids of the buttons, and of what a table is downloaded through."""
+COPY = "copy"
+COPY_WORD = "Copy"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet takes a text that begins with one of these for a formula."""
 
@@ -30,6 +32,23 @@ function(clicks, id) {
   });
 }
 """
+_COPY = """
+async function(clicks, id) {
+  const source = document.getElementById("copied-" + id.name);
+  if (!clicks || !source) return window.dash_clientside.no_update;
+  setTimeout(() => window.dash_clientside.set_props(id, {children: "WORD"}), 2000);
+  try {
+    await navigator.clipboard.writeText(source.textContent);
+    return "Copied";
+  } catch (refused) {
+    const range = document.createRange();
+    range.selectNodeContents(source);
+    window.getSelection().removeAllRanges();
+    window.getSelection().addRange(range);
+    return "Selected: press Ctrl+C";
+  }
+}
+""".replace("WORD", COPY_WORD)
 
 
 @dataclass(frozen=True)
@@ -86,10 +105,28 @@ def save_buttons(name: str, what: str, image: bool = True, table: bool = False) 
     return html.Div(parts, className="save-buttons")
 
 
+def copyable(name: str, text: str, what: str, block: bool = True) -> Component:
+    """A text with a button that copies it.
+
+    Args:
+        name: one on the page.
+        text: as it is copied.
+        what: is copied, for those who hear the page: `the command`.
+        block: whether it stands in a block of its own, with its line breaks.
+    """
+    source = (html.Pre if block else html.Code)(text, id=f"copied-{name}")
+    button = html.Button(COPY_WORD, id={"type": COPY, "name": name}, className="save", title=f"Copy {what}")
+    return html.Div([source, html.Span(button, **{"aria-live": "polite"})], className="copyable")
+
+
 def register(app: Dash) -> None:
-    """Adds what saves figures; once an application."""
+    """Adds what saves figures and copies texts; once an application."""
     button = {"type": IMAGE, "name": MATCH, "format": MATCH}
     app.clientside_callback(_SAVE_IMAGE, Input(button, "n_clicks"), State(button, "id"), prevent_initial_call=True)
+    copy = {"type": COPY, "name": MATCH}
+    app.clientside_callback(
+        _COPY, Output(copy, "children"), Input(copy, "n_clicks"), State(copy, "id"), prevent_initial_call=True
+    )
 
 
 def on_csv(app: Dash, name: str, table: Callable[..., Table | None], *states: State) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -19,12 +20,14 @@ _NAMES = {
     "datetime": "dateTime",
 }
 _VOID = ("br", "img", "meta", "link")
+_WIDTH = re.compile(r"width: ?(\d+(?:\.\d+)?%)")
 
 
 def components(markup: Markup) -> list[Component | str]:
     """What `markup` says, as components.
 
-    Only elements that Dash has a component for; a style is left out: the page's rules are in its style sheet.
+    Only elements that Dash has a component for. Of a style only a width in percent is kept, which bars have; all other
+    rules are in the page's style sheet.
     """
     reader = _Reader()
     reader.feed(markup)
@@ -42,8 +45,10 @@ class _Reader(HTMLParser):
         self._tags: list[tuple[str, dict[str, Any]]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        properties = {_NAMES.get(name, name): True if value is None else value for name, value in attrs}
-        properties.pop("style", None)
+        properties: dict[str, Any] = {_NAMES.get(name, name): True if value is None else value for name, value in attrs}
+        width = _WIDTH.fullmatch(str(properties.pop("style", "")))
+        if width:
+            properties["style"] = {"width": width[1]}
         if tag in _VOID:
             self._open[-1].append(_component(tag, [], properties))
             return
