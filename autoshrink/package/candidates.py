@@ -123,7 +123,7 @@ def drop_bound(record: TrialRecord, baseline: TrialRecord | None = None) -> floa
 
 
 def drop_interval(record: TrialRecord) -> tuple[float, Interval] | None:
-    """The drop on val with its interval: of the baseline nothing, with certainty; None where there is no interval."""
+    """The drop on val and its interval, no drop at all for the baseline; None where it was not compared with it."""
     if record.drop is not None and record.drop_ci is not None:
         return record.drop, record.drop_ci
     return None if record.recipe.stages else (0.0, Interval(0.0, 0.0))

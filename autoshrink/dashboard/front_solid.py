@@ -1,0 +1,106 @@
+"""The front in three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from autoshrink.dashboard.figures import BASELINE, lay_out
+from autoshrink.dashboard.front_look import Axes, Panel
+from autoshrink.dashboard.front_traces import FAINT, PLAIN_NAME, PanelTraces
+from autoshrink.dashboard.palette import Palette
+
+HEIGHT = 560
+# The few symbols that plotly has in three dimensions.
+SYMBOLS = ("circle", "square", "diamond", "cross")
+
+
+def solid_figure(axes: Axes, palette: Palette, colours: Mapping[str, str]) -> go.Figure:
+    """Trials of all panels in one space: `look.y` is the height, `look.area` the depth."""
+    figure = go.Figure()
+    for place, panel in enumerate(axes.panels):
+        drawer = PanelTraces(axes, panel, place, palette, colours)
+        figure.add_traces(list(_traces(axes, panel, place, drawer, palette, colours)))
+    lay_out(figure, palette, HEIGHT)
+    look = axes.look
+    named = {
+        "xaxis": _axis(axes, look.x, look.x_scale, palette),
+        "yaxis": _axis(axes, look.area, "auto", palette),
+        "zaxis": _axis(axes, look.y, look.y_scale, palette),
+    }
+    figure.update_layout(
+        scene={
+            **named,
+            "aspectmode": "manual",
+            "aspectratio": {"x": 1.35, "y": 1.1, "z": 0.85},
+            "camera": {"eye": {"x": -1.45, "y": -1.55, "z": 0.75}},
+        },
+        uirevision=f"solid {look.x.name} {look.y.name} {look.area.name} {look.relative}",
+        margin={"l": 0, "r": 0, "t": 12, "b": 0},
+    )
+    return figure
+
+
+def _axis(axes: Axes, quantity: Any, scale: Any, palette: Palette) -> dict[str, Any]:
+    title = axes.title(quantity).split(", 1 = ")[0]
+    return {
+        "title": {"text": f"{title} (1 = {BASELINE})" if axes.is_relative(quantity) else title},
+        "type": "log" if axes.is_log(quantity, scale) else "linear",
+        "gridcolor": palette.grid,
+        "zerolinecolor": palette.grid,
+        "color": palette.muted,
+        "showbackground": False,
+        "nticks": 6,
+    }
+
+
+def _traces(
+    axes: Axes, panel: Panel, place: int, drawer: PanelTraces, palette: Palette, colours: Mapping[str, str]
+) -> Iterator[go.Scatter3d]:
+    symbol = SYMBOLS[place % len(SYMBOLS)]
+    depth = axes.column(panel, axes.look.area)
+    points = panel.points
+    plain = ~drawer.special & ~drawer.unfinished & drawer.drawn
+
+    def scatter(rows: Any, name: str, first: bool, marker: dict[str, Any]) -> go.Scatter3d:
+        return go.Scatter3d(
+            x=drawer.x.value[rows],
+            y=depth.value[rows],
+            z=drawer.y.value[rows],
+            mode="markers",
+            name=escape(name),
+            legendgroup=escape(name),
+            showlegend=first and place == 0 and len(rows) > 0,
+            marker=marker,
+            text=[points.hover(points.records[row]) if len(rows) < 500 else escape(points.words[row]) for row in rows],
+            customdata=[[int(points.numbers[row]), panel.name] for row in rows],
+            hovertemplate="%{text}<extra></extra>",
+        )
+
+    for group, colour in colours.items():
+        of_group = plain & (drawer.groups == group)
+        strong = np.flatnonzero(of_group & drawer.members & drawer.keeps)
+        faint = np.flatnonzero(of_group & ~drawer.members & drawer.keeps)
+        hollow = np.flatnonzero(of_group & ~drawer.keeps)
+        yield scatter(strong, group, True, {"symbol": symbol, "size": 6, "color": colour})
+        yield scatter(faint, group, not len(strong), {"symbol": symbol, "size": 4, "color": colour, "opacity": FAINT})
+        # Only these two have a hollow form here.
+        ring = f"{symbol}-open" if symbol != "cross" else "circle-open"
+        yield scatter(
+            hollow,
+            group,
+            not len(strong) and not len(faint),
+            {"symbol": ring, "size": 4, "color": colour, "opacity": 0.6},
+        )
+    for row, name, mark in (
+        (points.baseline, BASELINE, {"symbol": "x", "size": 6, "color": palette.ink}),
+        (points.plain_int8, PLAIN_NAME, {"symbol": "diamond", "size": 7, "color": palette.ink}),
+        (points.row(panel.chosen), "the pick", {"symbol": "circle-open", "size": 14, "color": palette.ink}),
+        (points.row(panel.selected), "selected", {"symbol": "square-open", "size": 14, "color": palette.ink}),
+    ):
+        rows = np.array([] if row is None or not drawer.drawn[row] else [row], dtype=np.int64)
+        yield scatter(rows, name, True, mark)

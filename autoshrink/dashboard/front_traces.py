@@ -1,0 +1,287 @@
+"""The traces of one target in a two-dimensional front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from autoshrink.dashboard.figures import BASELINE
+from autoshrink.dashboard.front_look import Axes, Panel
+from autoshrink.dashboard.palette import Palette
+from autoshrink.dashboard.points import Column, Floats, Mask
+from autoshrink.search.front import non_dominated
+from autoshrink.types import Outcome
+
+FAINT = 0.3
+MANY = 1500
+"""Trials beyond which the dominated ones are drawn by WebGL, and say less when they are pointed at."""
+PLAIN_NAME = "hand-made int8"
+UNFINISHED = {Outcome.STOPPED: "square-open", Outcome.REJECTED: "triangle-down-open", Outcome.FAILED: "x-thin-open"}
+DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "hexagram")
+CODES = {"circle": 0, "square": 1, "diamond": 2, "triangle-up": 5, "pentagon": 13, "hexagram": 18}
+"""Plotly's numbers of its symbols; 100 more is the hollow one."""
+HOLLOW = 100
+FIELD = "field"
+"""`meta` of a trace of trials whose places depend on no limit; see `front_patch`."""
+
+
+class PanelTraces:
+    """Makes the traces of one panel. They are the same in number and order whatever limits and selection say."""
+
+    def __init__(self, axes: Axes, panel: Panel, place: int, palette: Palette, colours: Mapping[str, str]) -> None:
+        self.axes = axes
+        self.panel = panel
+        self.points = panel.points
+        self.palette = palette
+        self.colours = colours
+        self.place = place
+        look = axes.look
+        overlaid = look.apart == "overlay"
+        self.symbol = SYMBOLS[place % len(SYMBOLS)] if overlaid else SYMBOLS[0]
+        self.dash = DASHES[place % len(DASHES)] if overlaid else DASHES[0]
+        self.subplot = "" if overlaid or place == 0 else str(place + 1)
+        self.first = place == 0
+        self.x = axes.column(panel, look.x)
+        self.y = axes.column(panel, look.y)
+        self.drawn = axes.drawn(panel)
+        self.keeps = self.points.keeps(panel.limits)
+        self.members = self.points.members(self.keeps) & self.drawn
+        self.many = int(self.drawn.sum()) > MANY
+        self.groups = self.points.families if look.colour == "technique" else self.points.outcomes
+        self.special = np.zeros(len(self.points), dtype=np.bool_)
+        for row in (self.points.baseline, self.points.plain_int8):
+            if row is not None:
+                self.special[row] = True
+        self.unfinished = np.isin(self.points.outcomes, [outcome.value for outcome in UNFINISHED])
+
+    def all(self) -> Iterator[Any]:
+        """Every trace, the faint ones first."""
+        yield self.staircase()
+        yield from (self._field(group) for group in self._groups())
+        if self.axes.look.unfinished:
+            yield from map(self._unfinished, UNFINISHED)
+        yield from (self._front(group) for group in self._groups())
+        yield self._star()
+        yield self._plain()
+        yield self._ring(self.panel.chosen, "the pick", "circle-open", 12)
+        yield self._ring(self.panel.selected, "selected", "square-open", 14)
+
+    def _groups(self) -> list[str]:
+        there = set(np.unique(self.groups[self.drawn & ~self.unfinished]).tolist())
+        return [name for name in self.colours if name in there]
+
+    def staircase(self) -> go.Scatter:
+        """The line along the members of the front that no other beats on the two axes."""
+        rows = np.flatnonzero(self.members) if self.points.view.is_scored else np.empty(0, dtype=np.int64)
+        x, y = self.x.value[rows], self.y.value[rows]
+        look = self.axes.look
+        signed = np.column_stack(
+            [x if look.x.lower_is_better else -x, y if look.y.lower_is_better else -y],
+        )
+        kept = non_dominated(signed) if len(rows) else np.empty(0, dtype=np.bool_)
+        order = np.lexsort((y[kept], x[kept]))
+        return go.Scatter(
+            x=x[kept][order],
+            y=y[kept][order],
+            mode="lines",
+            name="front",
+            hoverinfo="skip",
+            showlegend=False,
+            # Between two corners the better one on the x axis is what can be had.
+            line={
+                "shape": "hv" if look.x.lower_is_better else "vh",
+                "width": 1.5,
+                "color": self.palette.muted,
+                "dash": self.dash,
+            },
+            **self._subplot,
+        )
+
+    def _field(self, group: str) -> Any:
+        """All measured trials of a group, faint: hollow those that do not keep the limits."""
+        chosen = self.drawn & ~self.special & ~self.unfinished & (self.groups == group)
+        rows = np.flatnonzero(chosen)
+        kind = go.Scattergl if self.many else go.Scatter
+        return kind(
+            x=self.x.value[rows],
+            y=self.y.value[rows],
+            mode="markers",
+            name=escape(group),
+            legendgroup=escape(group),
+            showlegend=self.first and not (self.members & chosen).any(),
+            meta=FIELD,
+            marker={
+                "color": self.colours[group],
+                "symbol": self._symbols(rows),
+                "size": self._sizes(rows),
+                "opacity": np.where(self.keeps[rows], FAINT, 1.5 * FAINT),
+                "line": {"color": self.colours[group], "width": 1.2},
+            },
+            **self._texts(rows),
+            **self._subplot,
+        )
+
+    def _unfinished(self, outcome: Outcome) -> Any:
+        rows = np.flatnonzero(self.drawn & (self.points.outcomes == outcome.value))
+        return go.Scatter(
+            x=self.x.value[rows],
+            y=self.y.value[rows],
+            mode="markers",
+            name=outcome.value,
+            legendgroup=outcome.value,
+            showlegend=self.first and len(rows) > 0,
+            marker={
+                "symbol": UNFINISHED[outcome],
+                "size": 8,
+                "color": self.palette.muted,
+                "line": {"color": self.palette.muted, "width": 1.5},
+            },
+            **self._texts(rows),
+            **self._subplot,
+        )
+
+    def _front(self, group: str) -> go.Scatter:
+        """The members of the front in a group, with their intervals."""
+        rows = np.flatnonzero(self.members & ~self.special & (self.groups == group))
+        colour = self.colours[group]
+        fits = self.keeps[rows]
+        return go.Scatter(
+            x=self.x.value[rows],
+            y=self.y.value[rows],
+            error_x=_errors(self.x, rows, colour),
+            error_y=_errors(self.y, rows, colour),
+            mode="markers",
+            name=escape(group),
+            legendgroup=escape(group),
+            showlegend=self.first and len(rows) > 0,
+            marker={
+                "color": colour,
+                "symbol": self._symbols(rows),
+                "size": self._sizes(rows),
+                "opacity": np.where(fits, 1.0, 0.75),
+                "line": {"color": self.palette.surface, "width": 1.5},
+            },
+            **self._texts(rows, whole=True),
+            **self._subplot,
+        )
+
+    def _star(self) -> go.Scatter:
+        return self._single(self.points.baseline, BASELINE, {"symbol": "star", "size": 15, "color": self.palette.ink})
+
+    def _plain(self) -> go.Scatter:
+        row = self.points.plain_int8
+        colour = self.palette.muted if row is None else self.colours.get(str(self.groups[row]), self.palette.muted)
+        symbol = "diamond" if row is None or self.keeps[row] else "diamond-open"
+        line = {"color": self.palette.ink, "width": 2}
+        return self._single(row, PLAIN_NAME, {"symbol": symbol, "size": 12, "color": colour, "line": line})
+
+    def _single(self, row: int | None, name: str, marker: dict[str, Any]) -> go.Scatter:
+        rows = np.array([] if row is None or not self.drawn[row] else [row], dtype=np.int64)
+        return go.Scatter(
+            x=self.x.value[rows],
+            y=self.y.value[rows],
+            error_x=_errors(self.x, rows, self.palette.ink),
+            error_y=_errors(self.y, rows, self.palette.ink),
+            mode="markers",
+            name=escape(name),
+            legendgroup=escape(name),
+            showlegend=self.first and len(rows) > 0,
+            marker=marker,
+            **self._texts(rows, whole=True),
+            **self._subplot,
+        )
+
+    def _ring(self, number: int | None, name: str, symbol: str, more: float) -> go.Scatter:
+        """A ring around a trial, or nowhere."""
+        row = self.points.row(number)
+        rows = np.array([] if row is None or not self.drawn[row] else [row], dtype=np.int64)
+        return go.Scatter(
+            x=self.x.value[rows],
+            y=self.y.value[rows],
+            mode="markers",
+            name=name,
+            showlegend=False,
+            hoverinfo="skip",
+            marker={
+                "symbol": symbol,
+                "size": self._sizes(rows) + more,
+                "color": self.palette.ink,
+                "line": {"color": self.palette.ink, "width": 2},
+            },
+            **self._subplot,
+        )
+
+    @property
+    def _subplot(self) -> dict[str, str]:
+        return {"xaxis": f"x{self.subplot}", "yaxis": f"y{self.subplot}"}
+
+    def _symbols(self, rows: Floats | Any) -> Any:
+        return (CODES[self.symbol] + np.where(self.keeps[rows], 0, HOLLOW)).astype(np.int16)
+
+    def _sizes(self, rows: Any) -> Floats:
+        """Diameters in pixels; the area stands for the quantity. What is not known is small."""
+        quantity = self.axes.look.area
+        values = self.axes.column(self.panel, quantity).value[rows]
+        everything = self.axes.values(quantity)
+        largest = float(everything.max()) if len(everything) else 1.0
+        least, more = (5.0, 9.0) if self.many else (8.0, 16.0)
+        share = np.clip(np.nan_to_num(values) / (largest or 1.0), 0.0, 1.0)
+        return np.asarray(np.round(least + more * np.sqrt(share), 1), dtype=np.float64)
+
+    def _texts(self, rows: Any, whole: bool = False) -> dict[str, Any]:
+        """What is said of a trial that is pointed at, and which it is for those that ask."""
+        points, target = self.points, self.points.view.name
+        numbers = points.numbers[rows].tolist()
+        if whole or not self.many:
+            known = points.hovers if not self.many else None
+            text = [known[row] if known else points.hover(points.records[row]) for row in rows]
+            template = "%{text}<extra></extra>"
+        else:
+            text = [escape(points.words[row]) for row in rows]
+            template = "<b>trial %{customdata[0]}</b>  %{text}<br>%{yaxis.title.text} %{y:.4g}<br>"
+            template += "%{xaxis.title.text} %{x:.4g}<extra></extra>"
+        return {
+            "text": text,
+            "hovertemplate": template,
+            "customdata": [[number, target] for number in numbers],
+        }
+
+
+def _errors(column: Column, rows: Any, colour: str) -> dict[str, Any] | None:
+    value, low, high = column.value[rows], column.low[rows], column.high[rows]
+    above, below = np.nan_to_num(high - value), np.nan_to_num(value - low)
+    if not ((above > 0) | (below > 0)).any():
+        return None
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": above,
+        "arrayminus": below,
+        "color": colour,
+        "thickness": 1,
+        "width": 3,
+    }
+
+
+def target_keys(panels: Sequence[Panel], palette: Palette) -> Iterator[go.Scatter]:
+    """For the legend of an overlay: which symbol is which target."""
+    for place, panel in enumerate(panels):
+        yield go.Scatter(
+            x=[None],
+            y=[None],
+            mode="markers+lines",
+            name=escape(panel.name),
+            legendgroup=f"target {place}",
+            line={"color": palette.muted, "width": 1.5, "dash": DASHES[place % len(DASHES)]},
+            marker={"symbol": SYMBOLS[place % len(SYMBOLS)], "color": palette.muted, "size": 10},
+        )
+
+
+def shown(mask: Mask) -> int:
+    """How many."""
+    return int(mask.sum())
