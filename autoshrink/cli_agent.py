@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import time
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +12,8 @@ from rich.text import Text
 from autoshrink import units
 from autoshrink.cli_common import app, log, out, quantity
 from autoshrink.errors import ConfigError
+from autoshrink.tokens import is_loopback, token_of, url_host
 
-LOOPBACK = ("127.", "localhost", "::1", "[::1]")
-SHORTEST_TOKEN = 16
 TOKEN = "AUTOSHRINK_TOKEN"  # noqa: S105 - the name of a variable
 
 
@@ -47,15 +44,14 @@ def agent(
     host = host.strip("[]")
     if not colon or not host or not port.isdigit():
         raise ConfigError([f"--listen: {listen!r} is not HOST:PORT, such as 127.0.0.1:8765 or 0.0.0.0:8765"])
-    token = _token(token_env)
+    token = token_of(token_env)
     scheme = "https" if certificate else "http"
     until = None if valid_for is None else time.monotonic() + valid_for
 
     def ready(port: int) -> None:
-        shown = f"[{host}]" if ":" in host else host
-        where = f"{scheme}://{shown}:{port}"
+        where = f"{scheme}://{url_host(host)}:{port}"
         log.print(Text.assemble("listens on ", (where, "bold"), f", runs {_runtimes()}"), soft_wrap=True)
-        if not host.startswith(LOOPBACK) and certificate is None:
+        if not is_loopback(host) and certificate is None:
             log.print(
                 "the token and the models travel unencrypted: use --certificate and --key, or listen on 127.0.0.1 and "
                 f"`ssh -L {port}:127.0.0.1:{port}` from the other machine",
@@ -80,15 +76,3 @@ def _runtimes() -> str:
     backends = [get_backend(name) for name in BACKENDS]
     ready = [each.runtime() for each in backends if each.available_to_run().state in ("ready", "untimed")]
     return ", ".join(ready) or "no runtime: none is installed; pip install 'autoshrink[onnxruntime]', or another"
-
-
-def _token(variable: str | None) -> str:
-    if variable is None:
-        return secrets.token_urlsafe(24)
-    token = os.environ.get(variable, "")
-    if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError(
-            [f"--token-env: ${variable} has {len(token)} characters; a token has {SHORTEST_TOKEN} or more, without "
-             "spaces, such as `openssl rand -hex 24` gives"]
-        )  # fmt: skip
-    return token

@@ -29,7 +29,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from autoshrink.dashboard.app.server import Server, make_app
+from autoshrink.dashboard.app.listening import Server
+from autoshrink.dashboard.app.server import make_app
 from autoshrink.dashboard.library import Library
 from autoshrink.records import StudyFolder
 from autoshrink.types import TrialRecord
@@ -40,6 +41,8 @@ ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+DRIVER = ("GL Driver Message", "willReadFrequently")
+"""What Chromium says on the console of the speed of a processor that draws without a graphics card."""
 OWN = ("data:", "blob:")
 """What a page makes itself: no request."""
 _SETTLED = """
@@ -62,7 +65,7 @@ class Opened:
         """Of the console and of errors that nobody caught; a test that provokes one empties it."""
         self.requests: list[str] = []
         self.dialogs: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
+        self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("dialog", self._refuse)
@@ -114,6 +117,10 @@ class Opened:
         elsewhere = [url for url in self.requests if not url.startswith((f"{self.url}/", *OWN))]
         assert elsewhere == []
         assert self.requests, "no request was seen"
+
+    def _hear(self, message: Any) -> None:
+        if not any(words in message.text for words in DRIVER):
+            self.complaints.append(f"{message.type}: {message.text}")
 
     def _refuse(self, dialog: Any) -> None:
         self.dialogs.append(dialog.message)
@@ -204,7 +211,8 @@ _WIDER = """
 () => {
   const wide = document.documentElement.clientWidth;
   const wider = [...document.querySelectorAll("body *")].filter(each => each.getBoundingClientRect().right > wide + 1);
-  return {page: document.documentElement.scrollWidth, wider: wider.slice(0, 5).map(each => each.outerHTML.slice(0, 200))};
+  const page = document.documentElement.scrollWidth;
+  return {page, wider: wider.slice(0, 5).map(each => each.outerHTML.slice(0, 200))};
 }
 """
 

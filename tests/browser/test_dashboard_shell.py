@@ -10,6 +10,8 @@ import pytest
 from tests.dashboard_server import Dashboard, serving
 from tests.fake_study import make_fake_study
 
+FRONT = "/study/fake-study/front"
+
 
 @pytest.fixture(scope="module")
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
@@ -19,12 +21,97 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
         yield dashboard
 
 
-def test_studies_lead_to_a_front_and_back(browser: Any, dashboard: Dashboard) -> None:
+def focused(page: Any) -> str:
+    return str(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
+
+
+def test_pages_open_by_links_and_the_way_back_keeps_their_state(browser: Any, dashboard: Dashboard) -> None:
     with dashboard.open(browser) as opened:
         page = opened.page
-        page.get_by_role("link", name="fake-study").click()
-        page.wait_for_url("**/study/fake-study/front*")
-        page.locator("#content svg.main-svg").first.wait_for()
+        assert page.title() == "Studies - autoshrink"
+        page.goto(dashboard.url + FRONT + "?target=openvino-cpu")
+        page.wait_for_function("document.title === 'fake-study: Front - autoshrink'")
+        opened.settle()
+        assert opened.query("target") == "openvino-cpu"
+        navigation = page.get_by_role("navigation", name="Pages")
+        assert navigation.locator("[aria-current=page]").all_inner_texts() == ["Front"]
+        navigation.get_by_role("link", name="Search").click()
+        page.wait_for_function("document.title === 'fake-study: Search - autoshrink'")
+        assert opened.query("target") == "openvino-cpu", "the target goes along"
+        assert navigation.locator("[aria-current=page]").all_inner_texts() == ["Search"]
+        assert focused(page) == "content"
         page.go_back()
-        page.wait_for_url(dashboard.url + "/")
-        page.get_by_role("link", name="fake-study").wait_for()
+        page.wait_for_function("document.title === 'fake-study: Front - autoshrink'")
+        assert opened.query("target") == "openvino-cpu"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/study/other/front", "there is no study of this name"),
+        ("/study/fake-study/other", "the dashboard has none of this address"),
+        ("/other", "the dashboard has none of this address"),
+        ("/study/..%2F..%2Fetc/front", "there is no study of this name"),
+    ],
+)
+def test_an_address_of_nothing_is_said_to_be_one(browser: Any, dashboard: Dashboard, path: str, words: str) -> None:
+    with dashboard.open(browser, path) as opened:
+        assert words in opened.page.locator("#content .problem").inner_text()
+        opened.page.get_by_role("link", name="autoshrink").click()
+        opened.page.get_by_role("link", name="fake-study").first.wait_for()
+
+
+def test_the_keyboard_reaches_the_navigation_and_skips_it(browser: Any, dashboard: Dashboard) -> None:
+    with dashboard.open(browser, FRONT) as opened:
+        page = opened.page
+        page.keyboard.press("Tab")
+        assert focused(page) == "Skip to the content"
+        assert page.get_by_role("link", name="Skip to the content").bounding_box()["x"] >= 0
+        reached = []
+        for _ in range(6):
+            page.keyboard.press("Tab")
+            reached.append(focused(page))
+        assert reached[:5] == ["autoshrink", "Front", "Trial", "Compare", "Search"]
+        page.evaluate("document.querySelector('.skip').focus()")
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.getElementById('content').contains(document.activeElement)")
+
+
+def test_a_trial_that_ends_is_told_and_counted(browser: Any, dashboard: Dashboard) -> None:
+    with dashboard.open(browser, FRONT) as opened:
+        news = opened.page.get_by_text("new trial")
+        assert news.count() == 0
+        dashboard.write_trial()
+        opened.page.get_by_text("1 new trial, 49 in all").wait_for()
+        dashboard.write_trial()
+        opened.page.get_by_text("1 new trial, 50 in all").wait_for()
+        assert opened.page.locator("#news").get_attribute("role") == "status"
+
+
+def test_the_scheme_is_the_systems_also_when_it_changes(browser: Any, dashboard: Dashboard) -> None:
+    with dashboard.open(browser, FRONT, scheme="dark") as opened:
+        ground = "() => getComputedStyle(document.body).backgroundColor"
+        assert opened.page.evaluate(ground) == "rgb(15, 19, 24)"
+        opened.page.emulate_media(color_scheme="light")
+        assert opened.page.evaluate(ground) == "rgb(245, 246, 248)"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", ["/", "/other", "/study/fake-study/other"])
+def test_the_frame_is_accessible_and_fits_a_phone(browser: Any, dashboard: Dashboard, path: str, scheme: str) -> None:
+    with dashboard.open(browser, path, width=390, height=844, scheme=scheme) as opened:
+        opened.check_fits()
+        opened.check_accessible()
+
+
+def test_a_server_that_is_gone_is_told_and_forgotten_when_it_is_back(browser: Any, dashboard: Dashboard) -> None:
+    with dashboard.open(browser) as opened:
+        state = opened.page.locator("#server-state")
+        assert state.inner_text() == ""
+        opened.context.set_offline(True)
+        opened.page.get_by_text("server does not answer").wait_for()
+        opened.context.set_offline(False)
+        opened.page.wait_for_function("document.getElementById('server-state').textContent === ''")
+        assert opened.complaints, "the browser says of each request that it failed"
+        opened.complaints.clear()

@@ -4,38 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dash import ALL, Dash, Input, Output, State, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page
 from autoshrink.dashboard.app.place import Place, address, control
-from autoshrink.dashboard.library import Library
+from autoshrink.dashboard.library import Library, Snapshot
 from autoshrink.errors import ConfigError
 
 LOOK_MS = 1500
 """Milliseconds between two looks at whether the study has changed."""
 
-_SCHEME = """
-function(_) {
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const name = () => (dark.matches ? "dark" : "light");
-  dark.addEventListener("change", () => dash_clientside.set_props("scheme", {data: name()}));
-  return name();
-}
-"""
-_ADDRESS = """
-function(values, ids) {
-  const asked = new URLSearchParams(window.location.search);
-  ids.forEach((id, i) => {
-    const value = Array.isArray(values[i]) ? values[i].join(",") : values[i];
-    if (value === null || value === undefined || value === "") asked.delete(id.name);
-    else asked.set(id.name, value);
-  });
-  const query = asked.toString();
-  window.history.replaceState(window.history.state, "", window.location.pathname + (query ? "?" + query : ""));
-  return window.dash_clientside.no_update;
-}
-"""
+NAME = "autoshrink"
+TROUBLE = "trouble"
+"""Id of the element that says what of a page could not be made."""
+_NEWS, _OPENED, _COUNT = "news", "opened", "count"
 
 
 def layout() -> Component:
@@ -47,9 +30,13 @@ def layout() -> Component:
             dcc.Store(id=PLACE),
             dcc.Store(id=VERSION),
             dcc.Store(id="addressed"),
+            dcc.Store(id=_OPENED),
+            dcc.Store(id=_COUNT),
             dcc.Interval(id="look", interval=LOOK_MS),
             html.A("Skip to the content", href="#content", className="skip"),
             html.Header(html.Div(id="head", className="wide")),
+            html.P(id=_NEWS, role="status"),
+            html.Div(id=TROUBLE, role="alert"),
             html.Main(id="content", tabIndex="-1"),
         ]
     )
@@ -71,50 +58,90 @@ def register(app: Dash, library: Library, pages: Mapping[str, Page], own: Sequen
         Output("content", "children"),
         Output(PLACE, "data"),
         Output(VERSION, "data", allow_duplicate=True),
+        Output(_OPENED, "data"),
+        Output(_COUNT, "data", allow_duplicate=True),
+        Output(_NEWS, "children", allow_duplicate=True),
+        Output(TROUBLE, "children"),
         Input("url", "pathname"),
         Input("url", "search"),
         prevent_initial_call="initial_duplicate",
     )
-    def open_page(path: str | None, query: str | None) -> tuple[object, object, object, object]:
+    def open_page(path: str | None, query: str | None) -> tuple[object, ...]:
         place = Place.of(path or "/", query or "")
-        where = [path, query]
-        if not place.study:
-            page = alone.get(place.page)
-            if page is None:
-                return _head(own, None, place), _problem(f"There is no page {path}."), where, None
-            return _head(own, page, place), page.layout(place, library), where, None
-        head = _head(list(pages.values()), pages.get(place.page), place)
-        if place.page not in pages:
-            return head, _problem(f"There is no page {path}."), where, None
-        try:
-            version = library.snapshot(place.study).version
-        except ConfigError as error:
-            return head, _problem(*error.problems), where, None
-        return head, pages[place.page].layout(place, library), where, version
+        of_study = bool(place.study)
+        page = (pages if of_study else alone).get(place.page)
+        version, count = None, None
+        content: Component
+        if page is None:
+            content = _problem("There is no such page", f"{path}: the dashboard has none of this address.")
+        else:
+            try:
+                if of_study:
+                    snapshot = library.snapshot(place.study)
+                    version, count = snapshot.version, _trials(snapshot)
+                content = page.layout(place, library)
+            except ConfigError as error:
+                content = _problem("This cannot be shown", *error.problems)
+        head = _head(list(pages.values()) if of_study else own, page, place)
+        opened = {"title": _title(page, place), "path": path}
+        return head, content, [path, query], version, opened, count, "", ""
 
     @app.callback(
         Output(VERSION, "data"),
+        Output(_COUNT, "data"),
+        Output(_NEWS, "children"),
         Input("look", "n_intervals"),
         State(PLACE, "data"),
         State(VERSION, "data"),
+        State(_COUNT, "data"),
         prevent_initial_call=True,
     )
-    def look(_count: int, where: Sequence[str] | None, known: str | None) -> object:
+    def look(
+        _count: int, where: Sequence[str] | None, known: str | None, before: int | None
+    ) -> tuple[object, object, object]:
         place = Place.of(*where) if where else Place("")
+        nothing = (no_update, no_update, no_update)
         try:
-            version = library.snapshot(place.study).version if place.study else library.version_of_all()
+            if not place.study:
+                version = library.version_of_all()
+                return nothing if version == known else (version, None, no_update)
+            snapshot = library.snapshot(place.study)
         except ConfigError:
-            return no_update
-        return no_update if version == known else version
+            return nothing
+        if snapshot.version == known:
+            return nothing
+        count = _trials(snapshot)
+        return snapshot.version, count, _news(count, before)
 
-    app.clientside_callback(_SCHEME, Output(SCHEME, "data"), Input("url", "id"))
+    def in_browser(name: str) -> ClientsideFunction:
+        return ClientsideFunction("shell", name)
+
+    app.clientside_callback(in_browser("scheme"), Output(SCHEME, "data"), Input("url", "id"))
+    app.clientside_callback(in_browser("opened"), Output(_OPENED, "modified_timestamp"), Input(_OPENED, "data"))
     app.clientside_callback(
-        _ADDRESS,
+        in_browser("address"),
         Output("addressed", "data"),
         Input({"type": control("")["type"], "name": ALL}, "value"),
         State({"type": control("")["type"], "name": ALL}, "id"),
         prevent_initial_call=True,
     )
+
+
+def _trials(snapshot: Snapshot) -> int:
+    return sum(len(view.records) for view in snapshot.views.values())
+
+
+def _news(count: int, before: int | None) -> object:
+    """What is said when a study has changed; the sum makes of every one another text, which is read aloud."""
+    new = count - (count if before is None else before)
+    if new <= 0:
+        return no_update
+    return f"{new} new {'trial' if new == 1 else 'trials'}, {count} in all"
+
+
+def _title(page: Page | None, place: Place) -> str:
+    what = "Not found" if page is None else page.title
+    return f"{place.study}: {what} - {NAME}" if place.study else f"{what} - {NAME}"
 
 
 def _head(pages: Sequence[Page], current: Page | None, place: Place) -> list[Component]:
@@ -126,11 +153,11 @@ def _head(pages: Sequence[Page], current: Page | None, place: Place) -> list[Com
         )
         for page in pages
     ]
-    crumbs: list[Component] = [dcc.Link("autoshrink", href="/", className="brand")]
+    crumbs: list[Component] = [dcc.Link(NAME, href="/", className="brand")]
     if place.study:
         crumbs.append(html.H1(place.study))
     return [html.Div(crumbs, className="crumbs"), html.Nav(links, **{"aria-label": "Pages"})]
 
 
-def _problem(*lines: str) -> Component:
-    return html.Section([html.H2("This cannot be shown"), *(html.P(line, className="problem") for line in lines)])
+def _problem(title: str, *lines: str) -> Component:
+    return html.Section([html.H2(title), *(html.P(line, className="problem") for line in lines)])
