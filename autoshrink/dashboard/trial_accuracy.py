@@ -47,7 +47,8 @@ def changes_drawing(
     name_of: Callable[[int], str],
     palette: Palette,
     name: str = "classes",
-    against: str = "baseline",
+    against: str = "the baseline",
+    trial: str = "the trial",
 ) -> Drawing:
     """The change of each class with its interval, the greatest loss on top.
 
@@ -57,6 +58,7 @@ def changes_drawing(
         palette: of the page.
         name: of the drawing.
         against: what the change is from, in words.
+        trial: whose it is.
     """
     shown = list(changes)
     if len(shown) > MOST_CLASSES:
@@ -111,15 +113,15 @@ def changes_drawing(
     return Drawing(
         name,
         figure,
-        f"Change of the share of right answers by class, against the {against}",
+        f"Change of the share of right answers by class, from {against} to {trial}",
         Rows(
-            ("class", "samples", f"right, {against}", "right", "change, points", "from", "to"),
+            ("class", "samples", f"right, {against}", f"right, {trial}", "change, points", "from", "to"),
             tuple(
                 (name_of(each.number), each.count, each.before, each.right, 100 * each.change, *_ends(each))
                 for each in changes
             ),
         ),
-        f"By class, against the {against} on the same samples; bars are 95 % intervals. "
+        f"By class, from {against} to {trial}, on the same samples; bars are 95 % intervals. "
         f"{differ} (filled); one in twenty would by chance.{left_out}",
     )
 

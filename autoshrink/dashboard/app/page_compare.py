@@ -1,21 +1,194 @@
-"""The page Compare."""
+"""Two or three trials side by side, of one target or of several."""
 
 from __future__ import annotations
 
-from dash import Dash, html
+from collections.abc import Sequence
+from typing import Any
+
+from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from autoshrink.dashboard.app.page import Page
-from autoshrink.dashboard.app.place import Place
-from autoshrink.dashboard.library import Library
+from autoshrink.dashboard.app.blocks import csv_table, section
+from autoshrink.dashboard.app.exports import Table, on_csv
+from autoshrink.dashboard.app.notices import notices_slot
+from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page
+from autoshrink.dashboard.app.place import Place, address, control
+from autoshrink.dashboard.app.trial_choice import options_of, stamp_of
+from autoshrink.dashboard.compare_section import MOST, compare_blocks, compared
+from autoshrink.dashboard.headline import headline
+from autoshrink.dashboard.library import Library, Snapshot
+from autoshrink.dashboard.palette import DARK, LIGHT
+from autoshrink.dashboard.view import TargetView
+from autoshrink.search.words import describe
+from autoshrink.types import TrialRecord, content_key
+
+CONTENT, SHOWN = "compare-content", "compare-shown"
+FILES = ("compare-figures", "compare-recipes", *(f"compare-classes-{place}" for place in range(1, MOST)))
+"""Names of what the page can save as CSV."""
+APART = ":"
+"""Between target and number in the value of a trial that is of another target than the page's."""
+
+Chosen = list[tuple[TargetView, TrialRecord]]
 
 
-def _layout(_place: Place, _library: Library) -> Component:
-    return html.Section([html.H2("Compare")])
+def _layout(place: Place, library: Library) -> Component:
+    snapshot = library.snapshot(place.study)
+    target = place.get("target")
+    if target not in snapshot.views:
+        target = next(iter(snapshot.views))
+    asked = [value for value in place.get("trials").split(",") if value]
+    values = asked or _usual(snapshot.views[target])
+    targets = dcc.Dropdown(list(snapshot.views), target, id=control("target"), clearable=False)
+    trials = dcc.Dropdown(
+        _options(snapshot, target, "", values), values, id=control("trials"), multi=True, closeOnSelect=True
+    )
+    return html.Div(
+        [
+            notices_slot(),
+            html.Section(
+                html.Div(
+                    [
+                        html.Label(["Target", targets]),
+                        html.Label(["Trials (two or three)", trials], className="wider"),
+                    ],
+                    className="controls",
+                ),
+                className="bar",
+            ),
+            dcc.Store(id=SHOWN),
+            html.Div(id=CONTENT),
+        ]
+    )
 
 
-def _register(_app: Dash, _library: Library) -> None:
-    pass
+def _usual(view: TargetView) -> list[str]:
+    """The recommended trial and the baseline."""
+    pair = [record for record in (headline(view).chosen, view.baseline) if record is not None]
+    return [str(number) for number in dict.fromkeys(record.number for record in pair)]
+
+
+def _options(snapshot: Snapshot, target: str, search: str, values: Sequence[str]) -> list[dict[str, Any]]:
+    """The trials of the page's target, then those of the others."""
+    options: list[dict[str, Any]] = []
+    for name in (target, *(name for name in snapshot.views if name != target)):
+        prefix = "" if name == target else f"{name}{APART}"
+        numbers = [value.removeprefix(prefix) for value in values if value.startswith(prefix)]
+        current = [int(number) for number in numbers if number.isdecimal()]
+        for option in options_of(snapshot.views[name], search, current):
+            label = f"{option['label']}{f', on {name}' if prefix else ''}"
+            options.append({"label": label, "value": f"{prefix}{option['value']}"})
+    return options
+
+
+def _chosen(snapshot: Snapshot, target: str, values: Sequence[str]) -> tuple[Chosen, list[str]]:
+    """The trials that are named, and what cannot be found of them."""
+    found: Chosen = []
+    missing = []
+    for value in dict.fromkeys(map(str, values)):
+        name, _, number = value.rpartition(APART)
+        view = snapshot.views.get(name or target)
+        records = view.records if view else ()
+        record = next((each for each in records if str(each.number) == number), None)
+        if view is None or record is None:
+            missing.append(f"There is no trial {number} on {name or target}.")
+        else:
+            found.append((view, record))
+    return found, missing
+
+
+def _register(app: Dash, library: Library) -> None:
+    @app.callback(
+        Output(control("trials"), "options"),
+        Input(control("target"), "value"),
+        Input(control("trials"), "search_value"),
+        Input(VERSION, "data"),
+        State(control("trials"), "value"),
+        State(PLACE, "data"),
+    )
+    def choices(target: str, search: str | None, _version: str, values: list[str] | None, where: list[str]) -> Any:
+        return _options(library.snapshot(Place.of(*where).study), target, search or "", values or [])
+
+    @app.callback(
+        Output(CONTENT, "children"),
+        Output(SHOWN, "data"),
+        Input(control("target"), "value"),
+        Input(control("trials"), "value"),
+        Input(VERSION, "data"),
+        Input(SCHEME, "data"),
+        State(PLACE, "data"),
+        State(SHOWN, "data"),
+    )
+    def show(
+        target: str, values: list[str] | None, _version: str, scheme: str, where: list[str], shown: str | None
+    ) -> tuple[Any, Any]:
+        snapshot = library.snapshot(Place.of(*where).study)
+        chosen, missing = _chosen(snapshot, target, values or [])
+        stamps = [stamp_of(snapshot.folder, view, record, None) for view, record in chosen]
+        stamp = content_key([scheme, target, missing, *stamps])
+        if stamp == shown:
+            return no_update, no_update
+        return _content(snapshot, target, chosen, missing, scheme), stamp
+
+    def table(name: str) -> Any:
+        def rows(target: str, values: list[str] | None, where: list[str]) -> Table | None:
+            snapshot = library.snapshot(Place.of(*where).study)
+            chosen, _ = _chosen(snapshot, target, values or [])
+            if len(chosen) < 2:
+                return None
+            blocks = compare_blocks(snapshot.folder, compared(snapshot.folder, chosen), LIGHT)
+            return csv_table({key: found for block in blocks for key, found in block.rows().items()}.get(name))
+
+        return rows
+
+    states = State(control("target"), "value"), State(control("trials"), "value"), State(PLACE, "data")
+    for name in FILES:
+        on_csv(app, name, table(name), *states)
+
+
+def _content(snapshot: Snapshot, target: str, chosen: Chosen, missing: Sequence[str], scheme: str) -> list[Component]:
+    said: list[Component] = [html.P(line, className="problem") for line in missing]
+    if len(chosen) > MOST:
+        said.append(html.P(f"The first {MOST} of {len(chosen)} are compared; take some away to see the others."))
+    if len(chosen) < 2:
+        said.append(html.P("Choose two trials above, or three.", className="why"))
+        return [html.Section([html.H2("Compare"), *said])]
+    trials = compared(snapshot.folder, chosen)
+    values = [_value(view, record, target) for view, record in chosen[:MOST]]
+    cards = []
+    for value, trial in zip(values, trials, strict=True):
+        others = [each for each in values if each != value]
+        links = [
+            dcc.Link("Open", href=address("trial", snapshot.name, target=trial.view.name, trial=trial.record.number))
+        ]
+        if value != values[0]:
+            links.append(_link("Put first", snapshot, target, [value, *others]))
+        if len(values) > 2:
+            links.append(_link("Take away", snapshot, target, others))
+        cards.append(_card(snapshot, trial.name, trial.record, links))
+    head = html.Section([html.H2("Compare"), *said, html.Div(cards, className="compared")], className="head")
+    blocks = compare_blocks(snapshot.folder, trials, DARK if scheme == "dark" else LIGHT)
+    return [head, *(section(block) for block in blocks)]
+
+
+def _link(words: str, snapshot: Snapshot, target: str, values: Sequence[str]) -> Component:
+    return dcc.Link(words, href=address("compare", snapshot.name, target=target, trials=",".join(values)))
+
+
+def _value(view: TargetView, record: TrialRecord, target: str) -> str:
+    return str(record.number) if view.name == target else f"{view.name}{APART}{record.number}"
+
+
+def _card(snapshot: Snapshot, name: str, record: TrialRecord, links: Sequence[Component]) -> Component:
+    words = describe(record.recipe, snapshot.meta.fidelity)
+    return html.Div(
+        [
+            html.B(f"{name[:1].upper()}{name[1:]}"),
+            html.Span(words, className="recipe"),
+            html.Span(record.outcome.value, className=f"badge {record.outcome.value}"),
+            html.Div(links, className="links", role="group", **{"aria-label": name}),
+        ],
+        className="compared-card",
+    )
 
 
 COMPARE = Page("compare", "Compare", _layout, _register)

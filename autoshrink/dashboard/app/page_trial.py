@@ -49,7 +49,7 @@ def _layout(place: Place, library: Library) -> Component:
 
 def _controls(snapshot: Snapshot, view: TargetView, number: int | None) -> list[Component]:
     targets = dcc.Dropdown(list(snapshot.views), view.name, id=control("target"), clearable=False)
-    trials = dcc.Dropdown(options_of(view, "", number), number, id=control("trial"), clearable=False)
+    trials = dcc.Dropdown(options_of(view, "", [number]), number, id=control("trial"), clearable=False)
     return [html.Label(["Target", targets]), html.Label(["Trial", trials], className="wider")]
 
 
@@ -76,7 +76,7 @@ def _register(app: Dash, library: Library) -> None:
         view = library.snapshot(Place.of(*where).study).views[target]
         known = number is not None and any(record.number == number for record in view.records)
         wanted = number if known else _recommended(view)
-        return options_of(view, search or "", wanted), no_update if wanted == number else wanted
+        return options_of(view, search or "", [wanted]), no_update if wanted == number else wanted
 
     @app.callback(
         Output(CONTENT, "children"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,13 @@ MOST_OPTIONS = 200
 """Trials that a list offers; typing finds the others."""
 
 
-def options_of(view: TargetView, search: str, current: int | None = None, prefix: str = "") -> list[dict[str, Any]]:
+def options_of(view: TargetView, search: str, current: Collection[int | None] = ()) -> list[dict[str, Any]]:
     """The trials of a target as options of a list: the recommended one, the front, then all others by their numbers.
 
     Args:
         view: of the target.
         search: words that all have to be in the option; of many trials the first `MOST_OPTIONS` that have them.
-        current: number of a trial that is an option in any case.
-        prefix: before the number in the option's value, which is text then.
+        current: numbers of trials that are options in any case.
     """
     chosen = headline(view).chosen
     members = view.members if view.is_scored else []
@@ -35,8 +34,8 @@ def options_of(view: TargetView, search: str, current: int | None = None, prefix
     options: list[dict[str, Any]] = []
     for record in ordered:
         label = label_of(record, record is chosen, any(record is member for member in members[:MOST_OPTIONS]))
-        if record.number == current or (len(options) < MOST_OPTIONS and all(word in label.lower() for word in words)):
-            options.append({"label": label, "value": f"{prefix}{record.number}" if prefix else record.number})
+        if record.number in current or (len(options) < MOST_OPTIONS and all(word in label.lower() for word in words)):
+            options.append({"label": label, "value": record.number})
     return options
 
 
