@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from autoshrink.dashboard.formatting import Metric, speed_up, speed_up_interval
 from autoshrink.dashboard.palette import Palette
 from autoshrink.dashboard.view import baseline_of
-from autoshrink.search.front import LATENCY, METRIC, axes_of, hypervolume, is_known, non_dominated, objectives
+from autoshrink.search.front import METRIC, Volume, axes_of, is_known, objectives
 from autoshrink.search.words import describe, human_bytes, human_figure, human_ms, human_seconds
 from autoshrink.target import Limits
 from autoshrink.types import Interval, Outcome, Recipe, TrialRecord
@@ -134,18 +134,17 @@ def progress(records: Sequence[TrialRecord], limits: Limits) -> list[float]:
         return []
     scale = objectives([baseline], axes)[0]
     worst = limits.drop or TOLERATED * abs(baseline.val.value) or 1.0
-    points, volume, volumes = np.empty((0, len(axes))), 0.0, []
+    counted = [r for r in records if r.outcome is Outcome.COMPLETE and is_known(r, axes) and r is not baseline]
+    points = objectives(counted, axes)
+    points[:, 0] = np.maximum(0.0, points[:, 0] - scale[0]) / worst
+    points[:, -1] /= max(scale[-1], 1.0)
+    volume, volumes, coming = Volume(np.ones(len(axes))), [], iter(zip(counted, points, strict=True))
+    following = next(coming, None)
     for record in records:
-        if record.outcome is Outcome.COMPLETE and is_known(record, axes) and record is not baseline:
-            point = objectives([record], axes)[0]
-            loss, size = max(0.0, point[0] - scale[0]) / worst, point[-1] / max(scale[-1], 1.0)
-            grown = np.vstack([points, [loss, point[1], size] if LATENCY in axes else [loss, size]])
-            # The volume takes a while to compute, so only of the points that count, and only where they change.
-            kept = non_dominated(grown)
-            if kept[-1]:
-                points = grown[kept]
-                volume = hypervolume(points, np.ones(len(axes)))
-        volumes.append(volume)
+        if following is not None and record is following[0]:
+            volume.add(following[1])
+            following = next(coming, None)
+        volumes.append(volume.value)
     return volumes
 
 

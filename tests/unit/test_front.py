@@ -5,14 +5,52 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from autoshrink.search.front import axes_of, compiled, front, hypervolume, non_dominated, objectives
+from autoshrink.search.front import Volume, axes_of, compiled, front, hypervolume, non_dominated, objectives
 from autoshrink.types import Artifact, ArtifactFile, Interval, Latency, Outcome, Recipe, Score, StageSpec, TrialRecord
 
 
 def test_non_dominated_known_answer() -> None:
     points = np.array([[1.0, 4.0], [2.0, 2.0], [4.0, 1.0], [3.0, 3.0], [2.0, 2.0], [1.0, 5.0]])
     assert non_dominated(points).tolist() == [True, True, True, False, True, False]
+
+
+def dominated_by_definition(points: np.ndarray) -> list[bool]:
+    """Every row against every other."""
+    return [bool(((points <= row).all(1) & (points < row).any(1)).any()) for row in points]
+
+
+@settings(max_examples=300, deadline=None)
+@given(arrays(np.float64, st.tuples(st.integers(0, 12), st.integers(1, 4)), elements=st.sampled_from([0, 1, 2, 3])))
+def test_non_dominated_is_what_its_definition_says_ties_included(points: np.ndarray) -> None:
+    assert non_dominated(points).tolist() == [not each for each in dominated_by_definition(points)]
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 4])
+def test_non_dominated_of_many_points_is_what_its_definition_says(dimensions: int) -> None:
+    points = np.random.default_rng(dimensions).random((400, dimensions)).round(2)
+    assert non_dominated(points).tolist() == [not each for each in dominated_by_definition(points)]
+
+
+def test_infinity_can_be_dominated_and_nan_cannot() -> None:
+    inf, nan = np.inf, np.nan
+    points = np.array([[1.0, inf], [2.0, inf], [nan, 0.0], [0.0, nan], [inf, inf]])
+    assert non_dominated(points).tolist() == [True, False, True, True, False]
+    assert non_dominated(np.full((2, 2), inf)).tolist() == [True, True]
+    assert non_dominated(np.empty((2, 0))).tolist() == [True, True]
+    assert non_dominated(np.empty((0, 3))).tolist() == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(arrays(np.float64, st.tuples(st.integers(0, 10), st.integers(1, 4)), elements=st.floats(0, 1.2)))
+def test_points_one_by_one_dominate_what_they_do_together(points: np.ndarray) -> None:
+    volume = Volume(np.ones(points.shape[1]))
+    for count, point in enumerate(points, 1):
+        assert volume.add(point) == pytest.approx(hypervolume(points[:count], np.ones(points.shape[1])), abs=1e-12)
+    assert Volume(np.ones(2)).value == 0
 
 
 def test_hypervolume_of_a_staircase() -> None:
