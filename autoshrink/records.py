@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,14 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 
 from autoshrink.errors import AutoshrinkError, ConfigError
 from autoshrink.target import Target
-from autoshrink.types import Recipe, Space, TrialRecord
+from autoshrink.types import Recipe, Scalar, Space, StageSpec, TrialRecord
 
 SCHEMA = 1
 STUDY_FILE = "study.json"
+MOST_BYTES = 64 * 2**20
+"""Of a JSON file that is read."""
 
 
 @dataclass(frozen=True)
@@ -81,24 +85,54 @@ def write_json(path: Path, value: Any) -> None:
         partial.unlink(missing_ok=True)
 
 
-def read_json(path: Path, schema: int = SCHEMA) -> dict[str, Any]:
+def read_json(path: Path, schema: int = SCHEMA, most: int = MOST_BYTES) -> dict[str, Any]:
     """A JSON object with a known `schema`.
 
     Raises:
-        ConfigError: the file is missing, is no JSON object, or has a schema that this version does not know.
+        ConfigError: the file is missing, is no regular file, is longer than `most` bytes, is no JSON object with finite
+            numbers, or has a schema that this version does not know.
     """
+    content = _read(path, most)
     try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror or error}"]) from error
-    except ValueError as error:
+        value = _parse(content)
+    except (ValueError, RecursionError) as error:
         raise ConfigError([f"{path}: is not JSON ({error}); restore it from a copy"]) from error
     if not isinstance(value, dict) or value.get("schema") != schema:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
-        raise ConfigError(
-            [f"{path}:schema: {found}; this autoshrink reads {schema}; use the version of autoshrink that wrote it"]
-        )
+        rule = f"this autoshrink reads {schema}; use the version of autoshrink that wrote it"
+        raise ConfigError([f"{path}:schema: {found!s:.40}; {rule}"])
     return value
+
+
+def _read(path: Path, most: int) -> bytes:
+    try:
+        # Opening a pipe would wait for its other end.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ConfigError([f"{path}: is no file"])
+            if found.st_size > most:
+                raise ConfigError(
+                    [f"{path}: has {found.st_size} bytes; it may have {most}, and no search writes so many"]
+                )
+            return os.read(descriptor, found.st_size)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror or error}"]) from error
+
+
+def _parse(content: bytes) -> Any:
+    try:
+        return pydantic_core.from_json(content, allow_inf_nan=False)
+    except ValueError:
+        # It takes a third of the time and does not know half a surrogate pair, which a file's name may have.
+        return json.loads(content, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 class StudyFolder:
@@ -145,14 +179,7 @@ class StudyFolder:
     @cached_property
     def meta(self) -> StudyMeta:
         """What the study was asked to do."""
-        data = read_json(self.path / STUDY_FILE)
-        del data["schema"]
-        try:
-            return _META.validate_json(json.dumps(data))
-        except ValidationError as error:
-            raise ConfigError(
-                f"{self.path / STUDY_FILE}:{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
-            ) from error
+        return meta_from_json(read_json(self.path / STUDY_FILE), self.path / STUDY_FILE)
 
     def update(self, **changes: Any) -> None:
         """Changes what `resume` may change: trials and time_limit_s."""
@@ -240,6 +267,15 @@ class StudyFolder:
             lock.release()
 
 
+def meta_from_json(data: Mapping[str, Any], source: Path) -> StudyMeta:
+    """What `study.json` says; `source` is named in errors."""
+    fields = {name: value for name, value in data.items() if name != "schema"}
+    try:
+        return _META.validate_json(json.dumps(fields))
+    except ValidationError as error:
+        raise ConfigError(f"{source}:{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()) from error
+
+
 def record_to_json(record: TrialRecord) -> dict[str, Any]:
     """A record as a JSON object, recipe in its readable form."""
     return {"schema": SCHEMA, **_RECORD.dump_python(record, mode="json"), "recipe": record.recipe.to_json()}
@@ -249,9 +285,15 @@ def record_from_json(data: Mapping[str, Any], source: Path) -> TrialRecord:
     """The inverse of `record_to_json`; `source` is named in errors."""
     fields = {name: value for name, value in data.items() if name != "schema"}
     try:
-        fields["recipe"] = Recipe.from_json(fields["recipe"])
+        recipe = fields["recipe"] = Recipe.from_json(fields["recipe"])
+        if not all(_is_stage(stage) for stage in recipe.stages):
+            raise TypeError("a technique is a name, a setting a number, a text, true or false")
         return _RECORD.validate_python(fields)
     except ValidationError as error:
         raise ConfigError(f"{source}:{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()) from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError([f"{source}:recipe: is not a list of stages ({error!r})"]) from error
+
+
+def _is_stage(stage: StageSpec) -> bool:
+    return isinstance(stage.technique, str) and all(isinstance(value, Scalar) for _, value in stage.settings)

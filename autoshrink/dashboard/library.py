@@ -9,13 +9,14 @@ from enum import StrEnum
 from pathlib import Path
 
 from autoshrink.activity import ACTIVITY_FILE, Activity, read_activity
+from autoshrink.config import is_name
+from autoshrink.dashboard.shelf import Broken, Shelf, Stamp, stamp_of
 from autoshrink.dashboard.view import TargetView
 from autoshrink.errors import ConfigError
-from autoshrink.records import STUDY_FILE, StudyFolder, StudyMeta, read_json, record_from_json
+from autoshrink.records import STUDY_FILE, StudyFolder, StudyMeta, meta_from_json, read_json
 from autoshrink.types import TrialRecord
 
-Stamp = tuple[int, int]
-"""When a file was changed (nanoseconds) and how large it is: what tells that it is another."""
+__all__ = ["Broken", "Library", "Snapshot", "StudyState"]
 
 
 class StudyState(StrEnum):
@@ -27,14 +28,6 @@ class StudyState(StrEnum):
     INTERRUPTED = "interrupted"
     """Its search was broken off, and none works on it."""
     DONE = "done"
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A file that cannot be read: its path within the results folder, and why."""
-
-    file: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -58,8 +51,8 @@ class Snapshot:
 
     @property
     def name(self) -> str:
-        """Of the study."""
-        return self.meta.name
+        """Of the study's folder, which it is found under."""
+        return self.folder.path.name
 
 
 class Library:
@@ -68,8 +61,7 @@ class Library:
     def __init__(self, results: Path) -> None:
         self.results = results
         self._lock = threading.Lock()
-        self._records: dict[Path, tuple[Stamp, TrialRecord | Broken]] = {}
-        self._snapshots: dict[str, Snapshot] = {}
+        self._studies: dict[str, _Study] = {}
 
     def names(self) -> list[str]:
         """Of every study, also of those that cannot be read, sorted."""
@@ -81,69 +73,127 @@ class Library:
         Raises:
             ConfigError: there is no such study, or its `study.json` cannot be read.
         """
-        if name not in self.names():
-            raise ConfigError([f"{name!r}: there is no study of this name in {self.results}"])
-        with self._lock:
-            version = self.version(name)
-            known = self._snapshots.get(name)
-            if known is None or known.version != version:
-                known = self._snapshots[name] = self._read(name, version)
-            return known
+        return self._study(name).snapshot()
+
+    def entries(self) -> dict[str, Snapshot | Broken]:
+        """Every study by name, or why it cannot be read."""
+        found: dict[str, Snapshot | Broken] = {}
+        for name in self.names():
+            try:
+                found[name] = self.snapshot(name)
+            except ConfigError as error:
+                found[name] = Broken(f"{name}/{STUDY_FILE}", "; ".join(error.problems))
+        return found
 
     def version(self, name: str) -> str:
-        """Changes whenever a file of the study does."""
-        folder = self.results / name
-        files = [folder / STUDY_FILE, folder / ACTIVITY_FILE, *folder.glob("*/trials/[0-9]*.json")]
-        activity = _activity(folder)
-        alive = activity is not None and activity.is_alive
-        return str(hash((alive, *((str(file), _stamp(file)) for file in sorted(files)))))
+        """Changes whenever a file of the study does, and when its search dies. Reads no record.
+
+        Raises:
+            ConfigError: there is no such study.
+        """
+        return self._study(name).version()
 
     def version_of_all(self) -> str:
-        """Changes whenever a file of a study does, or one comes or goes."""
-        return str(hash(tuple((name, self.version(name)) for name in self.names())))
+        """Changes whenever that of a study does, or one comes or goes."""
+        names = self.names()
+        with self._lock:
+            for gone in self._studies.keys() - set(names):
+                del self._studies[gone]
+        return " ".join(f"{name}:{self._study(name, known=True).version()}" for name in names)
 
-    def _read(self, name: str, version: str) -> Snapshot:
-        folder = StudyFolder.open(self.results / name)
-        meta = folder.meta
+    def _study(self, name: str, known: bool = False) -> _Study:
+        if not known and name not in self.names():
+            raise ConfigError([f"{name!r}: there is no study of this name in {self.results}"])
+        with self._lock:
+            return self._studies.setdefault(name, _Study(self.results, name))
+
+
+class _Study:
+    """One study, whose files are looked at and read by one thread at a time."""
+
+    def __init__(self, results: Path, name: str) -> None:
+        self._results = results
+        self._path = results / name
+        self._lock = threading.RLock()
+        self._meta_stamp: Stamp | None = None
+        self._meta: StudyMeta | ConfigError | None = None
+        self._shelves: dict[str, Shelf] = {}
+        self._known: Snapshot | None = None
+
+    def version(self) -> str:
+        """See `Library.version`."""
+        with self._lock:
+            self._look_at_meta()
+            changes = [shelf.look() for shelf in self._shelves.values()]
+            activity, _ = self._activity()
+            alive = activity is not None and activity.is_alive
+            parts = (self._meta_stamp, stamp_of(self._path / ACTIVITY_FILE), changes, alive)
+            return f"{hash(str(parts)) & 0xFFFFFFFFFFFFFFFF:016x}"
+
+    def snapshot(self) -> Snapshot:
+        """See `Library.snapshot`."""
+        with self._lock:
+            version = self.version()
+            if isinstance(self._meta, ConfigError):
+                raise ConfigError(self._meta.problems)
+            if self._known is None or self._known.version != version:
+                self._known = self._read(version)
+            return self._known
+
+    def _look_at_meta(self) -> None:
+        stamp = stamp_of(self._path / STUDY_FILE)
+        if stamp == self._meta_stamp:
+            return
+        self._meta_stamp = stamp
+        try:
+            self._meta = _read_meta(self._path)
+        except ConfigError as error:
+            self._meta, self._shelves = error, {}
+            return
+        self._shelves = {
+            target: self._shelves.get(target) or Shelf(self._path / target / "trials", target, self._results)
+            for target in self._meta.targets
+        }
+
+    def _activity(self) -> tuple[Activity | None, str]:
+        """What the search is doing, and what is wrong with the file that says so."""
+        try:
+            return read_activity(self._path), ""
+        except ConfigError as error:
+            return None, "; ".join(error.problems)
+
+    def _read(self, version: str) -> Snapshot:
+        meta = self._meta
+        assert isinstance(meta, StudyMeta)  # noqa: S101 - `snapshot` has looked
+        records: dict[str, list[TrialRecord]] = {}
         broken: list[Broken] = []
-        records: dict[str, list[TrialRecord]] = {target: [] for target in meta.targets}
-        for target, of_target in records.items():
-            for file in sorted((folder.path / target / "trials").glob("[0-9]*.json")):
-                found = self._record(file)
-                if isinstance(found, Broken):
-                    broken.append(found)
-                else:
-                    of_target.append(found)
+        for target, shelf in self._shelves.items():
+            records[target], unreadable = shelf.read()
+            broken += unreadable
+        activity, wrong = self._activity()
+        if wrong:
+            broken.append(Broken(f"{self._path.name}/{ACTIVITY_FILE}", wrong))
+        folder = StudyFolder(self._path)
+        folder.__dict__["meta"] = meta
         views = {target: TargetView.among(records, folder, target) for target in meta.targets}
-        activity = _activity(folder.path)
         return Snapshot(folder, meta, views, tuple(broken), _state(activity, meta, views), version, activity)
 
-    def _record(self, file: Path) -> TrialRecord | Broken:
-        stamp = _stamp(file)
-        known = self._records.get(file)
-        if known is None or known[0] != stamp:
-            found: TrialRecord | Broken
-            try:
-                found = record_from_json(read_json(file), file)
-            except ConfigError as error:
-                found = Broken(str(file.relative_to(self.results)), "; ".join(error.problems))
-            known = self._records[file] = stamp, found
-        return known[1]
 
+def _read_meta(path: Path) -> StudyMeta:
+    """What a study was asked to do.
 
-def _stamp(file: Path) -> Stamp:
-    try:
-        found = file.stat()
-    except OSError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_size
-
-
-def _activity(folder: Path) -> Activity | None:
-    try:
-        return read_activity(folder)
-    except ConfigError:
-        return None
+    Raises:
+        ConfigError: the file cannot be read, or a target is named so that its folder would lie elsewhere.
+    """
+    file = path / STUDY_FILE
+    meta = meta_from_json(read_json(file), file)
+    if not meta.targets:
+        raise ConfigError([f"{file}:targets: is empty; a study has one at least"])
+    wrong = [target for target in meta.targets if not is_name(target)]
+    if wrong:
+        names = ", ".join(map(repr, wrong))
+        raise ConfigError([f"{file}:targets: {names}: a name may hold letters, digits, '.', '-' and '_' only"])
+    return meta
 
 
 def _state(activity: Activity | None, meta: StudyMeta, views: Mapping[str, TargetView]) -> StudyState:
