@@ -39,22 +39,24 @@ def search_command(meta: StudyMeta) -> str:
 
 def next_commands(study: StudyFolder, target: str, limits: Limits, trial: int | None = None) -> list[tuple[str, str]]:
     """(What it does, command) of what a user does with a front; `trial` is to be packed whatever the limits."""
-    name, where = study.meta.name, _where(study)
-    package = "package" if len(study.meta.targets) == 1 else f"package-{target}"
     options = limit_options(limits) or ["--max-drop", "1%"]
     if trial is not None:
         options = ["--trial", str(trial)]
+    before, after = pick_words(study, target)
     return [
-        (
-            "Write the chosen trial as a package for the device",
-            shlex.join(["autoshrink", "pick", name, *where, "--target", target, *options, "--out", package]),
-        ),
+        ("Write the chosen trial as a package for the device", shlex.join([*before, *options, *after])),
         (
             "Check the package on the device: hashes, outputs, latency",
-            shlex.join(["autoshrink", "verify", package]),
+            shlex.join(["autoshrink", "verify", after[-1]]),
         ),
         more_trials(study),
     ]
+
+
+def pick_words(study: StudyFolder, target: str) -> tuple[list[str], list[str]]:
+    """The words of `autoshrink pick` before and after its limits; the last is the folder of the package."""
+    package = "package" if len(study.meta.targets) == 1 else f"package-{target}"
+    return ["autoshrink", "pick", study.meta.name, *_where(study), "--target", target], ["--out", package]
 
 
 def more_trials(study: StudyFolder) -> tuple[str, str]:

@@ -71,14 +71,17 @@ def headline(view: TargetView, asked: Limits | None = None) -> Headline:
             unknown=unknown,
             unmeasured=unmeasured,
         )
-    gains = _gains(chosen, baseline, view)
+    gains = gains_of(chosen, baseline, view)
     words = ", ".join(large for large, _ in gains)
     _, behind = gains[-1]
     return Headline(chosen, f"Trial {chosen.number}: {words} {behind}", gains, why, unknown, unmeasured)
 
 
-def _gains(chosen: TrialRecord, baseline: TrialRecord, view: TargetView) -> tuple[tuple[str, str], ...]:
-    """Size, speed where it was measured, and the change of the metric, which is known of everything that is chosen."""
+def gains_of(chosen: TrialRecord, baseline: TrialRecord, view: TargetView) -> tuple[tuple[str, str], ...]:
+    """What a trial gains over the baseline, each with the figures behind it.
+
+    Size, speed where it was measured, and the change of the metric, which is known of everything that is chosen.
+    """
     gains = []
     ratio = size_ratio(chosen, baseline)
     if ratio is not None and chosen.artifact and baseline.artifact:

@@ -12,7 +12,7 @@ class Markup(str):
     __slots__ = ()
 
 
-_VOID = ("meta", "br", "link", "img")
+_VOID = ("meta", "br", "link", "input", "img")
 
 
 def element(tag: str, *children: object, **attributes: object) -> Markup:

@@ -52,8 +52,13 @@ DARK = Palette(
 
 def recoloured(text: str, old: Palette, new: Palette) -> str:
     """`text`, such as a figure's JSON, with each colour of one palette in the place of the other's."""
-    colours = dict(zip(_flat(old), _flat(new), strict=True))
+    colours = counterparts(old, new)
     return re.sub("|".join(map(re.escape, colours)), lambda found: colours[found[0]], text)
+
+
+def counterparts(old: Palette, new: Palette) -> dict[str, str]:
+    """Each colour of one palette -> the other's in its place."""
+    return dict(zip(_flat(old), _flat(new), strict=True))
 
 
 def _flat(palette: Palette) -> list[str]:

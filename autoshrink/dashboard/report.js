@@ -1,22 +1,125 @@
 "use strict";
 
-const themes = JSON.parse(document.getElementById("figures").textContent);
+const page = JSON.parse(document.getElementById("data").textContent);
+const study = document.querySelector("h1").textContent;
 const dark = matchMedia("(prefers-color-scheme: dark)");
+const wide = matchMedia("(min-width: 961px)");
+const BESIDE_PANEL = 100;
 const options = {
   responsive: true,
   displaylogo: false,
-  modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+  modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]],
 };
 
-function draw() {
-  const figures = themes[dark.matches ? "dark" : "light"];
-  for (const [name, figure] of Object.entries(figures)) {
-    Plotly.react(document.getElementById(name), figure.data, figure.layout, options);
+// Figures and what is drawn over them, in the colours of the other scheme.
+function recoloured(value) {
+  const known = new RegExp(Object.keys(page.dark).join("|"), "g");
+  return JSON.parse(JSON.stringify(value).replace(known, (colour) => page.dark[colour]));
+}
+
+let night = null;
+function scheme() {
+  const day = { figures: page.figures, colours: page.targets.map((target) => target?.colours) };
+  if (!dark.matches) return day;
+  night ??= recoloured(day);
+  return night;
+}
+
+// What the reader looks at: the axis of the front of each target, its limits and what they lead to.
+const states = page.targets.map((target) => target && { axis: 0, own: false, log: null, limits: [], answer: null });
+
+function draw(name) {
+  const now = scheme();
+  const [kind, place] = name.split("-");
+  let figure = now.figures[name];
+  const target = page.targets[place] && { ...page.targets[place], colours: now.colours[place] };
+  if (target?.axes.length && (kind === "front" || kind === "size")) {
+    const state = states[place];
+    const size = target.axes.findIndex((axis) => axis.name === "size");
+    const isMain = kind === "front" || !(`front-${place}` in now.figures);
+    figure = frontView.drawn(figure, target, isMain ? state : { ...state, axis: size, own: false, log: null });
+  }
+  const height = figure.layout.height + (kind === "front" && wide.matches ? BESIDE_PANEL : 0);
+  Plotly.react(document.getElementById(name), figure.data, { ...figure.layout, height }, options);
+}
+
+function drawFronts(place) {
+  for (const kind of ["front", "size"]) if (`${kind}-${place}` in page.figures) draw(`${kind}-${place}`);
+}
+
+function drawAll() {
+  Object.keys(page.figures).forEach(draw);
+}
+
+// The row and the badge of the pick in the table of the front.
+function markPick(section, pick) {
+  for (const row of section.querySelectorAll("table.front tr[data-trial]")) {
+    const isPick = pick !== null && Number(row.dataset.trial) === pick.number;
+    row.classList.toggle("chosen", isPick);
+    row.querySelector(".badge.pick")?.remove();
+    if (!isPick) continue;
+    const badge = document.createElement("span");
+    badge.className = "badge pick";
+    badge.textContent = "chosen";
+    row.querySelector(".recipe").append(badge);
   }
 }
 
-draw();
-dark.addEventListener("change", draw);
+page.targets.forEach((target, place) => {
+  const form = document.getElementById(`limits-${place}`);
+  if (!target || !form) return;
+  const section = form.closest("section");
+  let waiting = false;
+  limitsPanel.start(form, target, (limits, answer, command) => {
+    Object.assign(states[place], { limits, answer });
+    markPick(section, answer.pick);
+    const shown = document.getElementById(`pick-${place}`);
+    if (shown) shown.textContent = command ?? "No trial keeps the limits that are set above.";
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      drawFronts(place);
+    });
+  });
+});
+
+for (const tools of document.querySelectorAll(".axes")) {
+  const place = Number(tools.dataset.place);
+  const name = tools.dataset.figure;
+  const [axis, unit, log] = tools.querySelectorAll("select, input");
+  const figure = tools.closest("figure");
+  const title = figure.querySelector("h3");
+  const caption = figure.querySelector("figcaption");
+  log.checked = page.figures[name].layout.xaxis.type === "log";
+  tools.addEventListener("change", () => {
+    Object.assign(states[place], { axis: Number(axis.value), own: unit.value === "own", log: log.checked });
+    const over = page.targets[place].axes[axis.value].name;
+    title.textContent = title.textContent.replace(/over .*/, `over ${over}`);
+    const grows = `grow with the ${over === "latency" ? "file" : "latency"}`;
+    caption.textContent = caption.textContent.replace(/grow with the \w+/, grows);
+    draw(name);
+  });
+  tools.hidden = false;
+}
+
+drawAll();
+dark.addEventListener("change", drawAll);
+wide.addEventListener("change", drawAll);
+addEventListener("beforeprint", () => Object.keys(page.figures).forEach((name) => Plotly.Plots.resize(name)));
+
+for (const figure of document.querySelectorAll("figure")) {
+  const plot = figure.querySelector(".plot");
+  const title = figure.querySelector("h3").textContent;
+  const target = figure.closest("section").querySelector("h2").textContent;
+  const name = save.fileName(study, target, title);
+  const tools = figure.querySelector(".tools");
+  for (const format of ["png", "svg"]) {
+    tools.append(
+      save.button(format.toUpperCase(), `Save ${title} as ${format.toUpperCase()}`, () => save.figure(plot, name, format)),
+    );
+  }
+}
 
 function sortKey(row, column) {
   const cell = row.cells[column];
@@ -49,4 +152,24 @@ for (const table of document.querySelectorAll("table.sortable")) {
     heading.append(button);
     button.addEventListener("click", () => sortBy(table, heading, column));
   });
+}
+
+for (const scroll of document.querySelectorAll(".scroll")) {
+  const table = scroll.querySelector("table");
+  const label = scroll.getAttribute("aria-label");
+  const target = scroll.closest("section").querySelector("h2").textContent;
+  const tools = document.createElement("div");
+  tools.className = "tools";
+  tools.append(
+    save.button("CSV", `Save ${label} as CSV`, () => save.table(table, save.fileName(study, target, label))),
+  );
+  const heading = scroll.previousElementSibling;
+  if (heading?.tagName === "H3") {
+    const head = document.createElement("div");
+    head.className = "head";
+    heading.replaceWith(head);
+    head.append(heading, tools);
+  } else {
+    scroll.before(tools);
+  }
 }

@@ -6,8 +6,9 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
@@ -16,17 +17,19 @@ from autoshrink.dashboard.figures import families, progress_figure, time_figure
 from autoshrink.dashboard.front_figure import LATENCY, SIZE, front_figure
 from autoshrink.dashboard.headline import Headline, headline
 from autoshrink.dashboard.markup import Markup, element
-from autoshrink.dashboard.palette import DARK, LIGHT, recoloured
+from autoshrink.dashboard.palette import DARK, LIGHT, counterparts
+from autoshrink.dashboard.report_data import target_data
 from autoshrink.dashboard.report_sections import body_of
 from autoshrink.dashboard.view import TargetView, views_of
 from autoshrink.errors import ConfigError
 from autoshrink.records import StudyFolder
-from autoshrink.target import Target
-from autoshrink.types import TrialRecord
+from autoshrink.target import Limits
 
 _HERE = Path(__file__).parent
+_SCRIPTS = ("limits.js", "report_front.js", "report_limits.js", "report_export.js", "report.js")
 
 Views = Mapping[str, TargetView]
+Data = Mapping[str, dict[str, Any] | None]
 
 
 def write_report(study: StudyFolder, out: Path) -> Path:
@@ -56,9 +59,10 @@ def write_report(study: StudyFolder, out: Path) -> Path:
 
 def _page(study: StudyFolder, views: Views) -> str:
     meta = study.meta
-    scripts = [_file_text("report.js")]
+    scripts = [_file_text(name) for name in _SCRIPTS]
     answers = {target: headline(view) for target, view in views.items()}
-    figures = _figures(views, answers)
+    data = {target: target_data(study, view, answers[target], LIGHT) for target, view in views.items()}
+    figures = _figures(views, answers, data)
     if figures:
         scripts.insert(0, get_plotlyjs())
     policy = "; ".join(
@@ -83,8 +87,8 @@ def _page(study: StudyFolder, views: Views) -> str:
     body = element(
         "body",
         # A figure and its percent sign stay on one line.
-        Markup(body_of(study, views, answers, figures).replace(" %", "&nbsp;%")),
-        element("script", Markup(_themes_json(figures)), type="application/json", id="figures"),
+        Markup(body_of(study, views, answers, figures, data).replace(" %", "&nbsp;%")),
+        element("script", Markup(_data_json(figures, data)), type="application/json", id="data"),
         [element("script", Markup(script)) for script in scripts],
     )
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
@@ -99,32 +103,36 @@ def _hash(script: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def _figures(views: Views, answers: Mapping[str, Headline]) -> dict[str, str]:
+def _figures(views: Views, answers: Mapping[str, Headline], data: Data) -> dict[str, str]:
     """Id of the element -> figure as JSON, for a light page; those that the records give nothing for are left out."""
     names = families(record for view in views.values() for record in view.records)
     return {
         f"{kind}-{place}": figure.to_json()
         for place, (target, view) in enumerate(views.items())
         for kind, figure in _target_figures(
-            view.records, view.target, LIGHT.colours(names), answers[target].chosen
+            view, LIGHT.colours(names), answers[target], moves=data[target] is not None
         ).items()
         if figure is not None
     }
 
 
 def _target_figures(
-    records: Sequence[TrialRecord], target: Target, colours: Mapping[str, str], chosen: TrialRecord | None
+    view: TargetView, colours: Mapping[str, str], answer: Headline, moves: bool
 ) -> dict[str, go.Figure | None]:
+    # Where the reader can move the limits, the page draws them and the arrow at what is chosen.
+    limits, chosen = (Limits(), None) if moves else (view.target.limits, answer.chosen)
     return {
-        "front": front_figure(records, target.limits, LIGHT, colours, LATENCY, chosen),
-        "size": front_figure(records, target.limits, LIGHT, colours, SIZE, chosen),
-        "progress": progress_figure(records, target.limits, LIGHT),
-        "time": time_figure(records, LIGHT),
+        "front": front_figure(view.records, limits, LIGHT, colours, LATENCY, chosen),
+        "size": front_figure(view.records, limits, LIGHT, colours, SIZE, chosen),
+        "progress": progress_figure(view.records, view.target.limits, LIGHT),
+        "time": time_figure(view.records, LIGHT),
     }
 
 
-def _themes_json(figures: Mapping[str, str]) -> str:
-    light = f"{{{','.join(f'{json.dumps(name)}:{figure}' for name, figure in figures.items())}}}"
-    text = f'{{"light":{light},"dark":{recoloured(light, LIGHT, DARK)}}}'
+def _data_json(figures: Mapping[str, str], data: Data) -> str:
+    drawn = f"{{{','.join(f'{json.dumps(name)}:{figure}' for name, figure in figures.items())}}}"
+    targets = json.dumps(list(data.values()), allow_nan=False, separators=(",", ":"))
+    dark = json.dumps(counterparts(LIGHT, DARK))
+    text = f'{{"figures":{drawn},"targets":{targets},"dark":{dark}}}'
     # Nothing in the text may end the script element that holds it.
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

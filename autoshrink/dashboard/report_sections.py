@@ -19,7 +19,11 @@ from autoshrink.search.words import describe, human_seconds
 
 
 def body_of(
-    study: StudyFolder, views: Mapping[str, TargetView], answers: Mapping[str, Headline], figures: Collection[str]
+    study: StudyFolder,
+    views: Mapping[str, TargetView],
+    answers: Mapping[str, Headline],
+    figures: Collection[str],
+    data: Mapping[str, dict[str, Any] | None],
 ) -> Markup:
     """The visible page.
 
@@ -28,6 +32,7 @@ def body_of(
         views: target -> its trials, in the study's order.
         answers: target -> what it came to.
         figures: ids of the figures that the page will draw, as `front-0` for the first target.
+        data: target -> what its page can choose among, see `target_data`.
     """
     meta = study.meta
     return join(
@@ -36,7 +41,7 @@ def body_of(
             element(
                 "main",
                 [
-                    target_section(study, view, answers[target], place, figures)
+                    target_section(study, view, answers[target], place, figures, data[target])
                     for place, (target, view) in enumerate(views.items())
                 ],
                 across_section(views),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from autoshrink.dashboard.formatting import Metric, counted, gain, speed_up, speed_up_interval
 from autoshrink.dashboard.markup import Markup, element
@@ -23,6 +23,15 @@ OUTCOMES = {
 UNTIMED = {Outcome.COMPLETE: "accuracy measured, and within every limit that can be checked"}
 """What is meant where latency is not measured."""
 FLOAT_LAYERS_SHOWN = 4
+UNITS = {
+    "latency": "ms",
+    "size": "bytes",
+    "throughput": "rows/s",
+    "time": "s",
+    "speed-up": "x",
+    "smaller": "x",
+}
+"""Heading -> unit of the number that a cell is sorted by, for a saved table."""
 
 Column = tuple[str, bool, Callable[[TrialRecord], Markup]]
 """Heading, whether it holds figures, and the cell of a trial."""
@@ -41,7 +50,7 @@ def front_table(view: TargetView, chosen: TrialRecord | None) -> Markup:
     row = _rows(columns, chosen)
     pinned = [element("tbody", row(view.baseline), class_="pinned")] if view.baseline else []
     label = "The Pareto front" if view.is_scored else "Compiled trials"
-    return _table(columns, [*pinned, element("tbody", map(row, rest))], label)
+    return _table(columns, [*pinned, element("tbody", map(row, rest))], label, "front", _units(view.metric))
 
 
 def trials_table(view: TargetView) -> Markup:
@@ -56,7 +65,15 @@ def trials_table(view: TargetView) -> Markup:
     columns: list[Column] = [_number(), ("outcome", False, outcome), _recipes(_said, "recipe, reason")]
     columns += _scores(view, with_test=False) + _speeds(view, set()) + _sizes(view)[:1] + _figures(view.records)
     columns.append(("time", True, _time))
-    return _table(columns, [element("tbody", map(_rows(columns), view.records))], "All trials")
+    body = element("tbody", map(_rows(columns), view.records))
+    return _table(columns, [body], "All trials", units=_units(view.metric))
+
+
+def _units(metric: Metric) -> Mapping[str, str]:
+    if not metric.percent:
+        return UNITS
+    of_metric = {name: "%" for name in (metric.name, f"{metric.name}, val", f"{metric.name}, test")}
+    return {**UNITS, **of_metric, "change, val": "points"}
 
 
 def _number() -> Column:
@@ -92,13 +109,17 @@ def _scores(view: TargetView, with_test: bool) -> list[Column]:
         if score is None:
             return figure_cell("-", None)
         return figure_cell(
-            metric.value(score.value), score.value, f"[{metric.number(score.ci.low)}, {metric.number(score.ci.high)}]"
+            metric.value(score.value),
+            score.value * metric.factor,
+            f"[{metric.number(score.ci.low)}, {metric.number(score.ci.high)}]",
         )
 
     def change(record: TrialRecord) -> Markup:
         if record.drop is None or record is view.baseline:
             return figure_cell("-", None)
-        return figure_cell(metric.change(record.drop), -record.drop, _change_interval(record.drop_ci, metric))
+        return figure_cell(
+            metric.change(record.drop), -record.drop * metric.factor, _change_interval(record.drop_ci, metric)
+        )
 
     columns: list[Column] = [
         (f"{metric.name}, val", True, lambda record: cell(record.val)),
@@ -118,7 +139,7 @@ def _score_elsewhere(record: TrialRecord, view: TargetView) -> Markup:
     score, metric = other.val, view.metric
     interval = f"[{metric.number(score.ci.low)}, {metric.number(score.ci.high)}]"
     below = f"{metric.value(score.value)} {interval} on {other.target}, val"
-    return figure_cell(NOT_MEASURED, score.value, below)
+    return figure_cell(NOT_MEASURED, score.value * metric.factor, below)
 
 
 def _speeds(view: TargetView, ties: set[int]) -> list[Column]:
@@ -200,7 +221,8 @@ def _time(record: TrialRecord) -> Markup:
 
 def _rows(columns: Sequence[Column], chosen: TrialRecord | None = None) -> Callable[[TrialRecord], Markup]:
     def row(record: TrialRecord) -> Markup:
-        return element("tr", [cell(record) for _, _, cell in columns], class_="chosen" if record is chosen else None)
+        cells = [cell(record) for _, _, cell in columns]
+        return element("tr", cells, class_="chosen" if record is chosen else None, data_trial=record.number)
 
     return row
 
@@ -292,12 +314,35 @@ def figure_cell(text: str, value: float | None, below: object = "") -> Markup:
     return element("td", text, small, class_="number", data_value="" if value is None else repr(value))
 
 
-def _table(columns: Sequence[Column], bodies: Iterable[Markup], label: str) -> Markup:
-    return sortable_table([(name, figures) for name, figures, _ in columns], bodies, label)
+def _table(
+    columns: Sequence[Column],
+    bodies: Iterable[Markup],
+    label: str,
+    kind: str = "",
+    units: Mapping[str, str] = UNITS,
+) -> Markup:
+    return sortable_table([(name, figures) for name, figures, _ in columns], bodies, label, kind, units)
 
 
-def sortable_table(heads: Iterable[tuple[str, bool]], bodies: Iterable[Markup], label: str) -> Markup:
-    """A table whose columns sort by a click; `heads` are (name, whether the column holds figures)."""
-    cells = [element("th", name, scope="col", class_="number" if figures else None) for name, figures in heads]
-    table = element("table", element("thead", element("tr", cells)), list(bodies), class_="sortable")
+def sortable_table(
+    heads: Iterable[tuple[str, bool]],
+    bodies: Iterable[Markup],
+    label: str,
+    kind: str = "",
+    units: Mapping[str, str] = UNITS,
+) -> Markup:
+    """A table whose columns sort by a click.
+
+    Args:
+        heads: (name, whether the column holds figures).
+        bodies: `tbody` elements; each is sorted on its own.
+        label: for readers of the screen, and the name of its file when it is saved.
+        kind: a class of the table.
+        units: see `UNITS`.
+    """
+    cells = [
+        element("th", name, scope="col", class_="number" if figures else None, data_unit=units.get(name))
+        for name, figures in heads
+    ]
+    table = element("table", element("thead", element("tr", cells)), list(bodies), class_=f"sortable {kind}".strip())
     return element("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)

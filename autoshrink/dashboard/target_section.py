@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from autoshrink.dashboard.commands import limit_options, more_trials, next_commands, resume_command
 from autoshrink.dashboard.explain_section import explain_section
@@ -10,6 +11,7 @@ from autoshrink.dashboard.figures import stage_seconds
 from autoshrink.dashboard.formatting import counted
 from autoshrink.dashboard.headline import Headline
 from autoshrink.dashboard.markup import Markup, element
+from autoshrink.dashboard.report_limits import axis_switches, limits_panel
 from autoshrink.dashboard.report_tables import audit_table, front_table, outcome_list, trials_table
 from autoshrink.dashboard.tables import latency_ties
 from autoshrink.dashboard.view import TargetView
@@ -23,7 +25,7 @@ _FIGURES = {
         "Accuracy over latency",
         "Up and to the left is better. Markers grow with the file; bars are 95 % intervals on val. The line joins the "
         "trials that no other beats in these two; a member of the front off the line is there for its size. "
-        "Faint: dominated.",
+        "Faint: dominated. Hollow: over a limit, or not surely within it.",
     ),
     "size": ("Accuracy over size", "Up and to the left is better. Markers grow with the latency."),
     "progress": (
@@ -38,7 +40,8 @@ _FIGURES = {
 _UNTIMED_FIGURES = {
     "size": (
         "Accuracy over size",
-        "Up and to the left is better. Bars are 95 % intervals on val. The line is the front. Faint: dominated.",
+        "Up and to the left is better. Bars are 95 % intervals on val. The line is the front. Faint: dominated. "
+        "Hollow: over a limit, or not surely within it.",
     ),
     "progress": (
         "Progress of the search",
@@ -49,29 +52,50 @@ _UNTIMED_FIGURES = {
 
 
 def target_section(
-    study: StudyFolder, view: TargetView, answer: Headline, place: int, figures: Collection[str]
+    study: StudyFolder,
+    view: TargetView,
+    answer: Headline,
+    place: int,
+    figures: Collection[str],
+    data: dict[str, Any] | None = None,
 ) -> Markup:
-    """The section, with the id `target-PLACE`; of the figures only those in `figures` get an element to be drawn in."""
+    """The section, with the id `target-PLACE`.
+
+    Args:
+        study: of the target.
+        view: of the target.
+        answer: what it came to.
+        place: among the targets of the study.
+        figures: those that the page will draw; only they get an element to be drawn in.
+        data: what the page can choose among (see `target_data`); without it there is no panel of limits.
+    """
     captions = _FIGURES if view.is_timed else {**_FIGURES, **_UNTIMED_FIGURES}
+    main = next((name for name in (f"front-{place}", f"size-{place}") if name in figures), None)
 
     def figure(kind: str) -> Markup | None:
         name = f"{kind}-{place}"
-        return _figure(name, *captions[kind]) if name in figures else None
+        if name not in figures:
+            return None
+        switches = axis_switches(place, name, data["axes"]) if data and name == main else None
+        return _figure(name, *captions[kind], switches)
 
+    panel = limits_panel(place, data) if data else None
+    beside = figure("front") or (figure("size") if main else None)
+    pair = [figure("size") if main and main.startswith("front") else None, figure("progress")]
     return element(
         "section",
         element("h2", view.name),
         element("p", _profile(view.target, study.left_out(view.name)), class_="facts"),
         _answer(answer),
-        figure("front"),
+        element("div", beside, panel, class_="explore" if beside and panel else None) if beside or panel else None,
         _front(view, answer),
-        element("div", figure("size"), figure("progress"), class_="pair"),
+        element("div", pair, class_="pair"),
         _audit(view),
         explain_section(study, view),
         figure("time"),
         _trials(view),
         element("h3", "What to do next"),
-        _next(study, view, answer),
+        _next(study, view, answer, place),
         id=f"target-{place}",
     )
 
@@ -96,10 +120,10 @@ def _answer(answer: Headline) -> Iterator[Markup]:
         yield element("p", answer.unknown, class_="unknown")
 
 
-def _figure(name: str, title: str, caption: str) -> Markup:
+def _figure(name: str, title: str, caption: str, switches: Markup | None) -> Markup:
     return element(
         "figure",
-        element("h3", title),
+        element("div", element("h3", title), element("div", switches, class_="tools"), class_="head"),
         element("div", id=name, class_="plot", role="img", aria_label=f"{title}. {caption}"),
         element("figcaption", caption),
     )
@@ -171,7 +195,7 @@ def _trials(view: TargetView) -> Iterator[Markup]:
     )
 
 
-def _next(study: StudyFolder, view: TargetView, answer: Headline) -> Markup:
+def _next(study: StudyFolder, view: TargetView, answer: Headline, place: int) -> Markup:
     if answer.chosen is not None:
         limits, _ = applicable(view.target.limits, view.records, view.target.batch, view.others)
         steps = next_commands(study, view.name, limits)
@@ -183,9 +207,12 @@ def _next(study: StudyFolder, view: TargetView, answer: Headline) -> Markup:
         steps = [("Go on with the search once the reasons above are mended", resume_command(study))]
     else:
         steps = [("Go on with the search", resume_command(study))]
-    return element(
-        "dl", [[element("dt", what), element("dd", element("pre", command))] for what, command in steps], class_="next"
-    )
+    picks = f"pick-{place}" if answer.chosen is not None else None
+    listed = [
+        [element("dt", what), element("dd", element("pre", command, id=None if number else picks))]
+        for number, (what, command) in enumerate(steps)
+    ]
+    return element("dl", listed, class_="next")
 
 
 def _code(text: str) -> list[object]:

@@ -1,4 +1,4 @@
-"""The report's choice by limits, in a real browser, against the `choose` that `pick` runs: thousands of random fronts."""
+"""The report's choice by limits, in a real browser, against `choose` on thousands of random fronts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from autoshrink.dashboard import report
-from autoshrink.dashboard.report_candidates import candidate_rows
+from autoshrink.dashboard.report_data import candidate_rows
 from autoshrink.errors import NothingFits
 from autoshrink.package.choose import applicable, choose
 from autoshrink.search.limits import given
