@@ -16,11 +16,12 @@ from plotly.offline import get_plotlyjs
 from autoshrink.dashboard.figures import families, progress_figure, time_figure
 from autoshrink.dashboard.front_figure import LATENCY, SIZE, front_figure
 from autoshrink.dashboard.headline import Headline, headline
+from autoshrink.dashboard.library import Library, Snapshot
 from autoshrink.dashboard.markup import Markup, element
 from autoshrink.dashboard.palette import DARK, LIGHT, counterparts
 from autoshrink.dashboard.report_data import target_data
 from autoshrink.dashboard.report_sections import body_of
-from autoshrink.dashboard.view import TargetView, views_of
+from autoshrink.dashboard.view import TargetView
 from autoshrink.errors import ConfigError
 from autoshrink.records import StudyFolder
 from autoshrink.target import Limits
@@ -36,12 +37,13 @@ def write_report(study: StudyFolder, out: Path) -> Path:
     """Writes the report of a study, finished or not, to the HTML file `out`; gives `out`.
 
     Everything that comes from the records is escaped, and the page's content security policy lets no script run but
-    the page's own and lets nothing be fetched.
+    the page's own and lets nothing be fetched. A record that cannot be read is named and hides no other.
 
     Raises:
-        ConfigError: a record cannot be read, or `out` cannot be written.
+        ConfigError: `out` cannot be written.
     """
-    page = _page(study, views_of(study))
+    folder = study.path.resolve()
+    page = _page(study, Library(folder.parent).snapshot(folder.name))
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -57,8 +59,8 @@ def write_report(study: StudyFolder, out: Path) -> Path:
     return out
 
 
-def _page(study: StudyFolder, views: Views) -> str:
-    meta = study.meta
+def _page(study: StudyFolder, snapshot: Snapshot) -> str:
+    meta, views = study.meta, snapshot.views
     scripts = [_file_text(name) for name in _SCRIPTS]
     answers = {target: headline(view) for target, view in views.items()}
     data = {target: target_data(study, view, answers[target], LIGHT) for target, view in views.items()}
@@ -87,7 +89,7 @@ def _page(study: StudyFolder, views: Views) -> str:
     body = element(
         "body",
         # A figure and its percent sign stay on one line.
-        Markup(body_of(study, views, answers, figures, data).replace(" %", "&nbsp;%")),
+        Markup(body_of(study, snapshot, answers, figures, data).replace(" %", "&nbsp;%")),
         element("script", Markup(_data_json(figures, data)), type="application/json", id="data"),
         [element("script", Markup(script)) for script in scripts],
     )

@@ -12,7 +12,7 @@ from autoshrink.dashboard.figures import BASELINE
 from autoshrink.dashboard.headline import Headline, gains_of
 from autoshrink.dashboard.palette import Palette
 from autoshrink.dashboard.view import TargetView
-from autoshrink.package.choose import Candidate, applicable, candidates, drop_interval
+from autoshrink.package.candidates import Candidate, drop_interval
 from autoshrink.records import StudyFolder
 from autoshrink.search.front import is_known
 from autoshrink.search.limits import Limit, given
@@ -55,12 +55,12 @@ def target_data(study: StudyFolder, view: TargetView, answer: Headline, palette:
 
 
 def candidate_rows(view: TargetView) -> list[Json]:
-    """The candidates of a target (see `autoshrink.package.choose.candidates`) as `limits.js` takes them.
+    """The candidates of a target (see `autoshrink.package.candidates`) as `limits.js` takes them.
 
     A drop without an upper bound is None, as is what was not measured; `loss` is the drop with both ends of its
     interval; `gains` are for people.
     """
-    return [_row(candidate, view) for candidate in candidates(view.records, view.target.batch, view.others)]
+    return [_row(candidate, view) for candidate in view.candidates]
 
 
 def _row(candidate: Candidate, view: TargetView) -> Json:
@@ -98,19 +98,13 @@ def controls_of(view: TargetView) -> list[Json]:
     `low` and `high` of its slider (in units, `log` where it goes by logarithms), `least` (whether it is a least, not a
     most) and `start`, the target's own limit in units, or None.
     """
-    target = view.target
-    own = {
-        limit.name: limit.value
-        for limit in given(applicable(target.limits, view.records, target.batch, view.others)[0])
-    }
-    found = candidates(view.records, target.batch, view.others)
+    own = {limit.name: limit.value for limit in given(view.applicable(view.target.limits)[0])}
     controls = []
     for name, label, unit, factor in _kinds(view):
         limit = Limit(name, 1.0, is_figure=name not in _FIELDS)
-        bounds = [
-            bound for bound in (each.bound(limit) for each in found) if bound is not None and math.isfinite(bound)
-        ]
-        if not bounds:
+        known = (candidate.bound(limit) for candidate in view.candidates)
+        bounds = [bound for bound in known if bound is not None and math.isfinite(bound)]
+        if not bounds and name not in own:
             continue
         start = own.get(name)
         low, high, is_log = _reach(name, bounds, start, view)
@@ -142,16 +136,14 @@ def _kinds(view: TargetView) -> list[tuple[str, str, str, float]]:
 
 
 def _reach(name: str, bounds: Iterable[float], start: float | None, view: TargetView) -> tuple[float, float, bool]:
-    values = sorted(bounds)
     if name == "drop":
         # A trial that guesses would stretch the slider over losses that nobody accepts: the front says how far to go.
         members = {record.number for record in view.members}
-        shown = [c.drop for c in candidates(view.records, 1, view.others) if c.number in members]
+        shown = [c.drop for c in view.candidates if c.number in members]
         most = max([*filter(math.isfinite, shown), POINTS_SHOWN, 2 * (start or 0.0)])
         return 0.0, _rounded(1.05 * most), False
-    low, high = values[0], values[-1]
-    if start is not None:
-        low, high = min(low, start), max(high, start)
+    values = [*bounds, *([] if start is None else [start])]
+    low, high = min(values), max(values) or 1.0
     is_log = low > 0 and high >= LEAST_SPAN * low
     return _rounded(0.8 * low), _rounded(1.1 * high), is_log
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from autoshrink.dashboard.across_section import across_section
-from autoshrink.dashboard.commands import search_command
+from autoshrink.dashboard.commands import resume_command, search_command
 from autoshrink.dashboard.formatting import counted
 from autoshrink.dashboard.headline import Headline
+from autoshrink.dashboard.library import Snapshot, StudyState
 from autoshrink.dashboard.markup import Markup, element, join
+from autoshrink.dashboard.standing import broken_markup, trials_so_far
 from autoshrink.dashboard.target_section import target_section
 from autoshrink.dashboard.view import TargetView
 from autoshrink.records import StudyFolder, StudyMeta
@@ -20,7 +22,7 @@ from autoshrink.search.words import describe, human_seconds
 
 def body_of(
     study: StudyFolder,
-    views: Mapping[str, TargetView],
+    snapshot: Snapshot,
     answers: Mapping[str, Headline],
     figures: Collection[str],
     data: Mapping[str, dict[str, Any] | None],
@@ -29,15 +31,15 @@ def body_of(
 
     Args:
         study: its name, targets and machine.
-        views: target -> its trials, in the study's order.
+        snapshot: its trials, and what of it cannot be read.
         answers: target -> what it came to.
         figures: ids of the figures that the page will draw, as `front-0` for the first target.
         data: target -> what its page can choose among, see `target_data`.
     """
-    meta = study.meta
+    meta, views = study.meta, snapshot.views
     return join(
         [
-            element("header", element("div", _title(meta, views), _cards(answers), class_="wide")),
+            element("header", element("div", _title(meta, views), _standing(snapshot), _cards(answers), class_="wide")),
             element(
                 "main",
                 [
@@ -73,6 +75,18 @@ def _title(meta: StudyMeta, views: Mapping[str, TargetView]) -> Markup:
             element("p", facts, class_="facts"),
         ]
     )
+
+
+def _standing(snapshot: Snapshot) -> Markup | None:
+    """What of the study is not there yet, and what cannot be read."""
+    done = trials_so_far(snapshot)
+    command = element("code", resume_command(snapshot.folder))
+    words: tuple[object, ...] | None = {
+        StudyState.RUNNING: (element("b", "Running"), f": {done} had ended when this page was written."),
+        StudyState.INTERRUPTED: (element("b", "Interrupted"), f" after {done}. ", command, " goes on."),
+    }.get(snapshot.state)
+    notices = [element("p", words, class_="notice") if words else None, broken_markup(snapshot)]
+    return element("div", notices, class_="notices") if any(notices) else None
 
 
 def _cards(answers: Mapping[str, Headline]) -> Markup:

@@ -72,7 +72,7 @@ def trials_table(view: TargetView) -> Markup:
 def _units(metric: Metric) -> Mapping[str, str]:
     if not metric.percent:
         return UNITS
-    of_metric = {name: "%" for name in (metric.name, f"{metric.name}, val", f"{metric.name}, test")}
+    of_metric = dict.fromkeys((metric.name, f"{metric.name}, val", f"{metric.name}, test"), "%")
     return {**UNITS, **of_metric, "change, val": "points"}
 
 

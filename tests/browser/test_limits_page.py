@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +20,6 @@ from autoshrink.target import Limits
 from autoshrink.types import Figure, Interval, Outcome, TrialRecord
 from tests.fake_study import fake_artifact, fake_latency, fake_score, fake_trial, fake_view
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium")
 FRONTS = 3000
 SCRIPT = Path(report.__file__).with_name("limits.js")
 ANSWER = """text => JSON.stringify(JSON.parse(text).map(([found, limits]) => {
@@ -38,13 +34,11 @@ ANSWER = """text => JSON.stringify(JSON.parse(text).map(([found, limits]) => {
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--headless", "--no-sandbox"])
-        opened = browser.new_page()
-        opened.add_script_tag(path=SCRIPT)
-        yield opened
-        browser.close()
+def page(browser: Any) -> Iterator[Any]:
+    opened = browser.new_page()
+    opened.add_script_tag(path=SCRIPT)
+    yield opened
+    opened.close()
 
 
 def random_records(random: np.random.Generator) -> list[TrialRecord]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +12,7 @@ from autoshrink.dashboard.report import write_report
 from autoshrink.records import StudyFolder
 from tests.fake_field import make_fake_field
 from tests.fake_study import FAKE_TARGETS, fake_meta, fake_trial, make_fake_study
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium")
-ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield started
-        started.close()
+from tests.report_page import OpenedReport
 
 
 @pytest.fixture(scope="module")
@@ -38,46 +21,20 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(make_fake_study(folder), folder / "report.html")
 
 
-class Opened:
-    """A page with what it complained about, asked for and popped up."""
-
-    def __init__(self, browser: Any, file: Path, width: int = 1200, scheme: str = "light") -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.dialogs: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("dialog", self._refuse)
-        self.page.goto(file.as_uri())
-        self.page.wait_for_load_state("load")
-
-    def _refuse(self, dialog: Any) -> None:
-        self.dialogs.append(dialog.message)
-        dialog.dismiss()
-
-    def check_quiet(self, file: Path) -> None:
-        """Nothing on the console (the content security policy reports there), no request but the file's own."""
-        assert self.complaints == []
-        assert self.dialogs == []
-        assert [url for url in self.requests if not url.startswith(("data:", "blob:"))] == [file.as_uri()]
-
-
 def test_every_figure_is_drawn_and_nothing_is_fetched(browser: Any, report: Path) -> None:
-    opened = Opened(browser, report)
+    opened = OpenedReport(browser, report)
     page = opened.page
     assert page.locator(".plot").count() == 8
     for plot in page.locator(".plot").all():
         assert plot.locator("svg.main-svg").count() > 0
     assert page.locator("#front-0 .point").count() > 10
     assert page.locator("#time-0 .point").count() > 20
-    opened.check_quiet(report)
-    page.close()
+    opened.check_quiet()
+    opened.close()
 
 
 def test_hover_tells_about_the_trial(browser: Any, report: Path) -> None:
-    opened = Opened(browser, report)
+    opened = OpenedReport(browser, report)
     point = opened.page.locator("#front-0 .scatter .point").last
     point.scroll_into_view_if_needed()
     box = point.bounding_box()
@@ -86,11 +43,11 @@ def test_hover_tells_about_the_trial(browser: Any, report: Path) -> None:
     text = opened.page.locator("#front-0 .hovertext").text_content()
     assert "trial 0" in text
     assert "layers in int8" in text
-    opened.page.close()
+    opened.close()
 
 
 def test_a_click_on_a_heading_sorts(browser: Any, report: Path) -> None:
-    opened = Opened(browser, report)
+    opened = OpenedReport(browser, report)
     table = opened.page.locator("#target-0 table.sortable").first
     heading = table.locator("th", has_text="size").first
 
@@ -106,11 +63,11 @@ def test_a_click_on_a_heading_sorts(browser: Any, report: Path) -> None:
     assert heading.get_attribute("aria-sort") == "descending"
     assert column() == sorted(column(), reverse=True)
     assert table.locator("tbody.pinned tr").inner_text().startswith("0")
-    opened.page.close()
+    opened.close()
 
 
 def test_the_colours_follow_the_scheme_also_when_it_changes(browser: Any, report: Path) -> None:
-    opened = Opened(browser, report)
+    opened = OpenedReport(browser, report)
     tick = opened.page.locator("#front-0 .xtick text").first
     fill = "element => getComputedStyle(element).fill"
     light = tick.evaluate(fill)
@@ -120,15 +77,15 @@ def test_the_colours_follow_the_scheme_also_when_it_changes(browser: Any, report
     )
     assert light == "rgb(92, 103, 115)"
     assert tick.evaluate(fill) == "rgb(154, 165, 179)"
-    opened.check_quiet(report)
-    opened.page.close()
+    opened.check_quiet()
+    opened.close()
 
 
 @pytest.mark.parametrize("width", [360, 1200])
 def test_the_page_never_scrolls_sideways(browser: Any, report: Path, width: int) -> None:
-    opened = Opened(browser, report, width)
+    opened = OpenedReport(browser, report, width)
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
-    opened.page.close()
+    opened.close()
 
 
 def test_what_a_record_says_never_runs(browser: Any, tmp_path: Path) -> None:
@@ -139,28 +96,28 @@ def test_what_a_record_says_never_runs(browser: Any, tmp_path: Path) -> None:
     recipe = [{"technique": nasty, "scheme": nasty}]
     study.write(fake_trial(1, recipe, accuracy=0.899, ratio=0.3, size=900_000, reason=nasty, seconds={nasty: 9.0}))
     file = write_report(study, tmp_path / "report.html")
-    opened = Opened(browser, file)
+    opened = OpenedReport(browser, file)
     assert opened.page.locator("#front-0 svg.main-svg").count() > 0
     assert opened.page.locator("img").count() == 0
-    opened.check_quiet(file)
-    opened.page.close()
+    opened.check_quiet()
+    opened.close()
 
 
 def test_a_study_that_has_not_begun_opens_quietly(browser: Any, tmp_path: Path) -> None:
     target = FAKE_TARGETS["onnxruntime-cpu"]
     study = StudyFolder.create(tmp_path / "fake-study", fake_meta({target.name: target}))
     file = write_report(study, tmp_path / "report.html")
-    opened = Opened(browser, file)
+    opened = OpenedReport(browser, file)
     assert "No trial has finished yet." in opened.page.locator("body").inner_text()
-    opened.check_quiet(file)
-    opened.page.close()
+    opened.check_quiet()
+    opened.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
 def test_targets_of_which_less_is_known_fit_and_draw(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
     file = write_report(make_fake_field(tmp_path / "fake-study"), tmp_path / "report.html")
-    opened = Opened(browser, file, width, scheme)
+    opened = OpenedReport(browser, file, width, scheme)
     page = opened.page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for plot in page.locator(".plot").all():
@@ -168,7 +125,5 @@ def test_targets_of_which_less_is_known_fit_and_draw(browser: Any, tmp_path: Pat
     assert page.locator("#size-3 .point").count() == 6
     assert page.locator("#target-4 .plot").count() == 1
     assert page.locator("#across table").count() == 2
-    # On a narrow page plotly says of a legend of many lines that it gives up moving the margins; nothing is lost by it.
-    opened.complaints = [text for text in opened.complaints if "auto-margin" not in text]
-    opened.check_quiet(file)
-    page.close()
+    opened.check_quiet()
+    opened.close()

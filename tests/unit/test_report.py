@@ -299,7 +299,7 @@ def test_page_is_whole_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
     links = [found["href"] for _, found in page.elements if "href" in found]
     assert links == ["#target-0", "#target-1"]
     data, *run = page.scripts
-    assert len(run) == 2
+    assert len(run) == 6
     for script in run:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy
@@ -307,11 +307,13 @@ def test_page_is_whole_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
     assert "<" not in data
     drawn = json.loads(data)
     assert "<br>" in json.dumps(drawn)
-    assert list(drawn) == ["light", "dark"]
+    assert list(drawn) == ["figures", "targets", "dark"]
     places = {found["id"] for _, found in page.elements if found.get("class") == "plot"}
-    assert places == set(drawn["light"]) == set(drawn["dark"])
+    assert places == set(drawn["figures"])
     assert places == {f"{kind}-{place}" for kind in ("front", "size", "progress", "time") for place in (0, 1)}
-    assert LIGHT.muted not in json.dumps(drawn["dark"])
+    # The page makes its dark colours from the light ones, so no figure is in it twice.
+    assert drawn["dark"][LIGHT.muted] == DARK.muted
+    assert DARK.muted not in json.dumps(drawn["figures"])
 
 
 def test_page_says_what_came_out_and_how(tmp_path: Path) -> None:
@@ -377,7 +379,7 @@ def test_nothing_in_a_record_breaks_out_of_the_page(tmp_path: Path) -> None:
     for record in records:
         study.write(record)
     page = page_of(study)
-    assert len(page.scripts) == 3
+    assert len(page.scripts) == 7
     json.loads(page.scripts[0])
     assert [tag for tag, _ in page.elements if tag == "img"] == []
     assert [name for _, found in page.elements for name in found if name.startswith("on")] == []
