@@ -21,6 +21,10 @@ TOLERATED = 0.05
 BASELINE = "fp32 baseline"
 LEAST_SHARE = 0.005
 """Share of all time that a stage must take to get a colour of its own."""
+MOST_MARKS = 1000
+"""Trials over this many are marked on the line of the hypervolume only where they raised it."""
+MOST_BARS = 240
+"""More trials than this share bars with those beside them."""
 LEAST_BARS = 11
 """A figure of fewer trials keeps room for so many more, or its bars would be as wide as the page."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -148,15 +152,24 @@ def progress(records: Sequence[TrialRecord], limits: Limits) -> list[float]:
     return volumes
 
 
-def progress_figure(records: Sequence[TrialRecord], limits: Limits, palette: Palette) -> go.Figure | None:
-    """`progress` as a step line, with a mark for each trial by its outcome; None with fewer than two trials."""
+def progress_figure(
+    records: Sequence[TrialRecord], limits: Limits, palette: Palette, minutes: Sequence[float] | None = None
+) -> go.Figure | None:
+    """`progress` as a step line, with a mark for each trial by its outcome; None with fewer than two trials.
+
+    Args:
+        records: of one target, in the order in which they ended.
+        limits: of the target.
+        palette: of the page.
+        minutes: for each record what the search had worked when it ended, for an axis of time; by number otherwise.
+    """
     metric, volumes = Metric.of(records), progress(records, limits)
     if len(volumes) < 2:
         return None
-    numbers = [record.number for record in records]
+    places = [float(record.number) for record in records] if minutes is None else list(minutes)
     figure = go.Figure(
         go.Scatter(
-            x=numbers[: len(volumes)],
+            x=places,
             y=volumes,
             mode="lines",
             line={"shape": "hv", "color": palette.series[0], "width": 2},
@@ -164,17 +177,21 @@ def progress_figure(records: Sequence[TrialRecord], limits: Limits, palette: Pal
             showlegend=False,
         )
     )
+    marked = list(zip(places, volumes, records, strict=True))
+    if len(marked) > MOST_MARKS:
+        marked = [each for each, before in zip(marked, [0.0, *volumes], strict=False) if each[1] > before]
     symbols = {"complete": "circle", "infeasible": "x-thin", "rejected": "circle-open", "stopped": "square-open"}
     for outcome in Outcome:
-        chosen = [(volume, r) for volume, r in zip(volumes, records, strict=False) if r.outcome is outcome]
+        chosen = [each for each in marked if each[2].outcome is outcome]
         if not chosen:
             continue
         colour = palette.series[0] if outcome is Outcome.COMPLETE else palette.limit
         colour = palette.muted if outcome is Outcome.REJECTED else colour
         figure.add_trace(
             go.Scatter(
-                x=[record.number for _, record in chosen],
-                y=[volume for volume, _ in chosen],
+                x=[place for place, _, _ in chosen],
+                y=[volume for _, volume, _ in chosen],
+                customdata=[record.number for _, _, record in chosen],
                 mode="markers",
                 name=outcome.value,
                 marker={
@@ -183,12 +200,15 @@ def progress_figure(records: Sequence[TrialRecord], limits: Limits, palette: Pal
                     "color": colour,
                     "line": {"color": colour, "width": 1.8},
                 },
-                text=[f"{hover(record, metric)}<br>hypervolume {volume:.3f}" for volume, record in chosen],
+                text=[f"{hover(record, metric)}<br>hypervolume {volume:.3f}" for _, volume, record in chosen],
                 hovertemplate="%{text}<extra></extra>",
             )
         )
     lay_out(figure, palette, height=320)
-    figure.update_xaxes(title_text="trial", tickformat="d")
+    if minutes is None:
+        figure.update_xaxes(title_text="trial", tickformat="d")
+    else:
+        figure.update_xaxes(title_text="minutes of search, pauses left out", rangemode="tozero")
     figure.update_yaxes(title_text="hypervolume", rangemode="tozero")
     return figure
 
@@ -199,10 +219,11 @@ def stage_seconds(records: Iterable[TrialRecord]) -> dict[str, float]:
     for record in records:
         for stage, seconds in record.seconds.items():
             totals[stage] = totals.get(stage, 0.0) + seconds
-    return dict(sorted(totals.items(), key=lambda item: _place(item[0])))
+    return dict(sorted(totals.items(), key=lambda item: stage_place(item[0])))
 
 
-def _place(stage: str) -> tuple[int, str]:
+def stage_place(stage: str) -> tuple[int, str]:
+    """Where a stage, or a technique, stands in a trial: a key to sort by."""
     if stage in STAGES:
         return STAGES.index(stage), stage
     return (len(STAGES) if stage == "other" else STAGES.index("export") - 1, stage)
@@ -216,22 +237,25 @@ def time_figure(records: Sequence[TrialRecord], palette: Palette) -> go.Figure |
         return None
     shown = [stage for stage, seconds in totals.items() if stage != "other" and seconds >= LEAST_SHARE * whole]
     colours = palette.colours(shown)
+    size = -(-len(records) // MOST_BARS)
+    bars = [records[start : start + size] for start in range(0, len(records), size)]
     figure = go.Figure()
     for stage in [*shown, "other"]:
-        if stage == "other":
-            seconds = [sum(s for name, s in r.seconds.items() if name not in shown) for r in records]
-        else:
-            seconds = [r.seconds.get(stage, 0.0) for r in records]
-        share = f"{sum(seconds) / whole:.0%}".replace("%", " %")
+        heights = [sum(_of_stage(record, stage, shown) for record in bar) for bar in bars]
+        share = f"{sum(heights) / whole:.0%}".replace("%", " %")
         figure.add_trace(
             go.Bar(
-                x=[record.number for record in records],
-                y=seconds,
+                x=[(bar[0].number + bar[-1].number) / 2 for bar in bars],
+                y=heights,
+                customdata=[bar[0].number for bar in bars],
                 name=f"{escape(stage)} {share}",
                 marker={"color": colours.get(stage, palette.muted), "line": {"width": 0}},
-                text=[human_seconds(value) if value >= 1 else f"{value:.2f} s" for value in seconds],
+                text=[
+                    f"{_numbers(bar)}, {escape(stage)}: {_seconds(height)}"
+                    for bar, height in zip(bars, heights, strict=True)
+                ],
                 textposition="none",
-                hovertemplate=f"trial %{{x}}, {escape(stage)}: %{{text}}<extra></extra>",
+                hovertemplate="%{text}<extra></extra>",
             )
         )
     lay_out(figure, palette, height=320)
@@ -240,3 +264,18 @@ def time_figure(records: Sequence[TrialRecord], palette: Palette) -> go.Figure |
     figure.update_xaxes(title_text="trial", tickformat="d", range=[-0.6, max(last, LEAST_BARS) + 0.6])
     figure.update_yaxes(title_text="seconds")
     return figure
+
+
+def _of_stage(record: TrialRecord, stage: str, shown: Sequence[str]) -> float:
+    """Seconds of a stage; of `other` those of every stage that has no colour of its own."""
+    if stage != "other":
+        return record.seconds.get(stage, 0.0)
+    return sum(seconds for name, seconds in record.seconds.items() if name not in shown)
+
+
+def _numbers(bar: Sequence[TrialRecord]) -> str:
+    return f"trial {bar[0].number}" if len(bar) == 1 else f"trials {bar[0].number} to {bar[-1].number}"
+
+
+def _seconds(value: float) -> str:
+    return human_seconds(value) if value >= 1 else f"{value:.2f} s"

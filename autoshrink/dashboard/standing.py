@@ -6,6 +6,7 @@ from autoshrink.dashboard.commands import resume_command
 from autoshrink.dashboard.formatting import counted
 from autoshrink.dashboard.library import Broken, Snapshot, StudyState
 from autoshrink.dashboard.markup import Markup, element
+from autoshrink.dashboard.pace import roughly, seconds_left
 
 BROKEN_SHOWN = 5
 """Broken files that are listed at once; the others unfold."""
@@ -25,10 +26,9 @@ def state_markup(snapshot: Snapshot) -> Markup | None:
     """What a study is doing and what its user can do about it; None of one that is done."""
     command = element("code", resume_command(snapshot.folder))
     if snapshot.state is StudyState.RUNNING:
-        ended = trials_so_far(snapshot)
-        return element(
-            "p", element("b", "Running"), f": {ended} ended. New ones appear by themselves.", class_="notice"
-        )
+        left = seconds_left(snapshot)
+        ended = f": {trials_so_far(snapshot)} ended{'' if left is None else f', {roughly(left)} left'}. "
+        return element("p", element("b", "Running"), ended, underway(snapshot), class_="notice")
     if snapshot.state is StudyState.INTERRUPTED:
         ended = trials_so_far(snapshot)
         return element("p", element("b", "Interrupted"), f" after {ended}. ", command, " goes on.", class_="notice")
@@ -37,6 +37,19 @@ def state_markup(snapshot: Snapshot) -> Markup | None:
             "p", element("b", "No trial yet"), ", and no search is running. ", command, " begins.", class_="notice"
         )
     return None
+
+
+def underway(snapshot: Snapshot) -> str:
+    """What a search is doing: `Now: phone, trial 7, measure on adb 3A2F.`; empty when that is not known."""
+    if snapshot.activity is None:
+        return ""
+    found = [
+        f"{target}, trial {trial.number}{f', {trial.stage}' if trial.stage else ''}"
+        f"{f' on {trial.device}' if trial.device else ''}"
+        for target, trials in snapshot.activity.targets.items()
+        for trial in trials
+    ]
+    return f"Now: {'; '.join(found)}." if found else ""
 
 
 def broken_markup(snapshot: Snapshot) -> Markup | None:

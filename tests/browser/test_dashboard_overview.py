@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from autoshrink.activity import remove_activity
 from autoshrink.records import StudyFolder
 from tests.dashboard_server import Dashboard, serving
 from tests.fake_field import make_fake_field
+from tests.fake_samples import write_fake_activity
 from tests.fake_study import FAKE_TARGETS, fake_meta, make_fake_study
 
 ODD = "it's <img src=x onerror=alert(1)> & more?#%2e"
@@ -70,3 +72,36 @@ def test_without_studies_the_page_says_how_to_make_one(browser: Any, tmp_path: P
     with serving(tmp_path) as empty, empty.open(browser) as opened:
         opened.page.get_by_text("autoshrink search fashion-mini --target onnxruntime-cpu").wait_for()
         assert not opened.page.get_by_label("Find").is_visible()
+
+
+def test_the_search_page_draws_keeps_its_state_and_opens_a_trial_by_a_click(browser: Any, dashboard: Dashboard) -> None:
+    with dashboard.open(browser, "/study/fake-study/search?target=openvino-cpu&over=time") as opened:
+        page = opened.page
+        for name in ("progress", "time", "importance", "parallel"):
+            page.locator(f"#{name} svg.main-svg").first.wait_for()
+        page.locator("#progress .xtitle", has_text="minutes of search").wait_for()
+        page.get_by_role("combobox", name="Over").select_option("trials")
+        page.locator("#progress .xtitle", has_text="trial").wait_for()
+        opened.wait_for_query("over", "trials")
+        assert opened.query("target") == "openvino-cpu"
+        page.locator("#parallel-block summary").click()
+        page.locator("#parallel-table").get_by_role("link", name="23", exact=True).wait_for()
+        point = page.locator("#progress .scatterlayer .point").nth(3)
+        point.scroll_into_view_if_needed()
+        box = point.bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.wait_for_url("**/study/fake-study/trial?target=openvino-cpu&trial=*")
+
+
+def test_the_search_page_on_a_phone_in_the_dark_and_while_a_search_runs(browser: Any, dashboard: Dashboard) -> None:
+    activity = write_fake_activity(dashboard.study("field"), stage="compile", device="adb 3A2F")
+    with dashboard.open(browser, "/study/field/search", width=390, scheme="dark") as opened:
+        page = opened.page
+        now = page.get_by_role("region", name="What runs now")
+        assert "compile" in now.inner_text()
+        assert now.locator("tbody tr").count() == len(activity.targets)
+        page.get_by_text("Too early to say").wait_for()
+        opened.check_fits()
+        opened.check_accessible()
+        remove_activity(dashboard.study("field").path)
+        now.wait_for(state="detached")

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from dash.development.base_component import Component
 
+from autoshrink.activity import Activity, Underway
 from autoshrink.dashboard.app.notices import broken_notice, notices, state_notice
 from autoshrink.dashboard.library import Broken, Library, Snapshot, StudyState
 from autoshrink.dashboard.standing import BROKEN_SHOWN, broken_markup, state_markup, trials_so_far
 from autoshrink.records import StudyFolder
+from autoshrink.types import Recipe
 from tests.fake_study import FAKE_TARGETS, fake_meta, fake_trial, make_fake_study
 
 
@@ -40,6 +42,15 @@ def test_trials_are_counted_over_all_targets(done: Snapshot) -> None:
     assert trials_so_far(replace(done, meta=replace(done.meta, trials=None))) == "12 trials"
     # `resume --trials` may ask for fewer than there are.
     assert trials_so_far(replace(done, meta=replace(done.meta, trials=2))) == "12 trials"
+
+
+def test_a_running_study_says_what_it_does_now(done: Snapshot) -> None:
+    recipe = Recipe.from_json([{"technique": "prune", "ratio": 0.5}])
+    trials = (Underway(7, recipe, "measure", "adb 3A2F", "", ""), Underway(8, recipe, "", "", "", ""))
+    activity = replace(Activity.here(24, None), targets={"phone": trials, "server": ()})
+    running = replace(done, state=StudyState.RUNNING, activity=activity, meta=replace(done.meta, trials=12))
+    said = text_of(state_notice(running))
+    assert said == "Running: 12 of 24 trials ended. Now: phone, trial 7, measure on adb 3A2F; phone, trial 8."
 
 
 def test_an_interrupted_study_names_the_command_that_goes_on(tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""What a search spent and where trials were lost: stages made and reused, and reasons, grouped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from autoshrink.dashboard.figures import stage_place, stage_seconds
+from autoshrink.types import Outcome, TrialRecord
+
+_OF_A_TRIAL = frozenset(
+    (
+        "cache",
+        "prepare",
+        "start",
+        "compile",
+        "load",
+        "audit",
+        "profile",
+        "measure",
+        "evaluate",
+        "score",
+        "other",
+        "wait",
+    )
+)
+"""Stages that belong to one trial and are never taken from the cache."""
+_NUMBER = re.compile(r"(?<!\w)\d[\d.,]*(?=\W|$)")
+
+
+@dataclass(frozen=True)
+class StageUse:
+    """A stage over all trials.
+
+    Attributes:
+        seconds: wall seconds spent on it.
+        made: trials that made it.
+        reused: trials that took it from the cache.
+        saved: seconds that the cache saved, as often as reused times the mean of those that made it; None when that is
+            not known, since none made it.
+    """
+
+    stage: str
+    seconds: float
+    made: int
+    reused: int
+    saved: float | None
+
+    @property
+    def share_reused(self) -> float | None:
+        """Of the times that it was wanted; None of a stage that is never taken from the cache."""
+        if self.stage in _OF_A_TRIAL:
+            return None
+        return self.reused / (self.made + self.reused)
+
+
+def stage_uses(records: Sequence[TrialRecord]) -> list[StageUse]:
+    """Every stage of `records`, in the order of a trial."""
+    totals = stage_seconds(records)
+    names = sorted({*totals, *(stage for record in records for stage in record.reused)}, key=stage_place)
+    found = []
+    for name in names:
+        # A stage from the cache may stand among the seconds too, with what looking it up took.
+        made = sum(name in record.seconds and name not in record.reused for record in records)
+        reused = sum(name in record.reused for record in records)
+        spent = sum(record.seconds.get(name, 0.0) for record in records if name not in record.reused)
+        saved = None if not made else reused * spent / made
+        found.append(StageUse(name, totals.get(name, 0.0), made, reused, saved))
+    return found
+
+
+@dataclass(frozen=True)
+class Reused:
+    """What the cache gave in all: of `wanted` stages `reused`, and about how many seconds that saved."""
+
+    wanted: int
+    reused: int
+    saved: float
+
+
+def reused_in_all(uses: Iterable[StageUse]) -> Reused:
+    """The sum over the stages that can come from the cache."""
+    cached = [use for use in uses if use.share_reused is not None]
+    return Reused(
+        sum(use.made + use.reused for use in cached),
+        sum(use.reused for use in cached),
+        sum(use.saved or 0.0 for use in cached),
+    )
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Trials that ended in the same way for the same reason; numbers in which their texts differ are left out."""
+
+    outcome: Outcome
+    text: str
+    numbers: tuple[int, ...]
+
+
+def reasons(records: Iterable[TrialRecord]) -> list[Reason]:
+    """Why trials did not complete: failed ones first, the most frequent first."""
+    groups: dict[tuple[Outcome, str], list[TrialRecord]] = {}
+    for record in records:
+        if record.outcome is not Outcome.COMPLETE:
+            groups.setdefault((record.outcome, _NUMBER.sub("…", record.reason)), []).append(record)
+    found = []
+    for (outcome, pattern), members in groups.items():
+        alike = {record.reason for record in members}
+        text = members[0].reason if len(alike) == 1 else pattern
+        found.append(Reason(outcome, text or "no reason was recorded", tuple(record.number for record in members)))
+    order = (Outcome.FAILED, Outcome.INFEASIBLE, Outcome.STOPPED, Outcome.REJECTED, Outcome.COMPILED)
+    return sorted(found, key=lambda reason: (order.index(reason.outcome), -len(reason.numbers), reason.numbers))
