@@ -209,9 +209,8 @@ class _Plot:
         """Titles, and a range that holds `shown` with its intervals and as much below them as those are high."""
         unit = self._axis.text(self._axis.absolute(self._baseline))
         figure.update_xaxes(title_text=f"{self._axis.name}, 1 = {BASELINE} ({unit})")
-        figure.update_yaxes(
-            title_text=f"{self._metric.name} on val{',' if self._metric.percent else ''}{self._metric.unit}"
-        )
+        metric = escape(self._metric.name, quote=False)
+        figure.update_yaxes(title_text=f"{metric} on val{',' if self._metric.percent else ''}{self._metric.unit}")
         ratios = [self._x(record) for record in self._measured]
         if self._is_logarithmic:
             ticks = [digit * 10.0**power for power in range(-4, 3) for digit in (1, 2, 5)]

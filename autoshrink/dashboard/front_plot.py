@@ -123,7 +123,7 @@ def _draw_axes(figure: go.Figure, axes: Axes, drawers: Sequence[PanelTraces]) ->
 
 
 def _axis(axes: Axes, quantity: Quantity, scale: Any, span: tuple[float, float]) -> dict[str, Any]:
-    found: dict[str, Any] = {"title_text": axes.title(quantity), "range": list(span)}
+    found: dict[str, Any] = {"title_text": escape(axes.title(quantity), quote=False), "range": list(span)}
     if axes.is_log(quantity, scale):
         found |= {"type": "log", "tickvals": TICKS, "ticktext": [f"{tick:,g}" for tick in TICKS]}
     return found

@@ -46,7 +46,7 @@ def solid_figure(axes: Axes, palette: Palette, colours: Mapping[str, str]) -> go
 
 
 def _axis(axes: Axes, quantity: Any, scale: Any, palette: Palette) -> dict[str, Any]:
-    title = axes.title(quantity).split(", 1 = ")[0]
+    title = escape(axes.title(quantity), quote=False).split(", 1 = ")[0]
     return {
         "title": {"text": f"{title} (1 = {BASELINE})" if axes.is_relative(quantity) else title},
         "type": "log" if axes.is_log(quantity, scale) else "linear",

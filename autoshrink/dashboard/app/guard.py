@@ -154,7 +154,9 @@ def malformed(body: object, callbacks: Mapping[str, Mapping[str, Any]]) -> str:
     changed = body.get("changedPropIds", [])
     if not isinstance(changed, list) or not all(isinstance(each, str) for each in changed):
         return "changedPropIds: is no list of names."
-    return "" if _are_outputs(body.get("outputs"), body["output"]) else "outputs: are not those of the callback."
+    if not known.get("no_output") and not _are_outputs(body.get("outputs"), body["output"]):
+        return "outputs: are not those of the callback."
+    return ""
 
 
 def _is_value(given: object, expected: Mapping[str, Any]) -> bool:
@@ -178,14 +180,15 @@ def _is_one(given: object, pattern: Mapping[str, Any], property_: str) -> bool:
 def _are_outputs(given: object, output: str) -> bool:
     """Whether `given` has as many parts as `output` names, each a component and its property."""
     if not output.startswith(".."):
-        return _is_output(given)
-    count = len(output[2:-2].split("..."))
-    return isinstance(given, list) and len(given) == count and all(map(_is_output, given))
+        return _is_output(given, output)
+    named = output[2:-2].split("...")
+    return isinstance(given, list) and len(given) == len(named) and all(map(_is_output, given, named))
 
 
-def _is_output(given: object) -> bool:
-    if isinstance(given, list):
-        return all(isinstance(each, dict) and _is_output(each) for each in given)
+def _is_output(given: object, named: str) -> bool:
+    """One component, or the list of those that a pattern found."""
+    if '["ALL"]' in named:
+        return isinstance(given, list) and all(_is_output(each, "") for each in given)
     return (
         isinstance(given, dict) and isinstance(given.get("id"), (str, dict)) and isinstance(given.get("property"), str)
     )

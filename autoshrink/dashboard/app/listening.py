@@ -81,8 +81,9 @@ def _bound(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except OSError as error:
-        raise ConfigError([f"--host: {host!r} is no address of this machine ({error.strerror})"]) from None
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError([f"--host: {host!r} is no address of this machine ({why})"]) from None
     bound = socket.socket(family, kind, protocol)
     try:
         if os.name == "posix":

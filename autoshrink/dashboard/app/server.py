@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 from dash import Dash, set_props
 from flask import Response, current_app, send_file
+from werkzeug.routing import PathConverter
 
 from autoshrink.dashboard.app import downloads, exports, notices, shell
 from autoshrink.dashboard.app.guard import Rules, guard
 from autoshrink.dashboard.app.listening import Server
 from autoshrink.dashboard.app.packing import Packer
 from autoshrink.dashboard.app.pages import OWN, PAGES
+from autoshrink.dashboard.app.place import STUDY
 from autoshrink.dashboard.library import Library
 from autoshrink.errors import ConfigError
 
@@ -63,6 +66,12 @@ def make_app(library: Library, rules: Rules | None = None, packer: Packer | None
     def style() -> Response:
         return send_file(HERE.parent / "report.css")
 
+    app.server.url_map.converters["anything"] = _Anything
+
+    @app.server.get(f"/{STUDY}/<anything:_path>")
+    def page_of_study(_path: str) -> str:
+        return str(app.index())
+
     app.layout = shell.layout()
     pages = {page.name: page for page in PAGES}
     shell.register(app, library, pages, OWN)
@@ -73,6 +82,13 @@ def make_app(library: Library, rules: Rules | None = None, packer: Packer | None
     downloads.register(app, packer or Packer(library))
     guard(app, rules or Rules())
     return app
+
+
+class _Anything(PathConverter):
+    """A path that may hold the end of a line, as names of folders may."""
+
+    regex = r"[\s\S]*?"
+    part_isolating = False
 
 
 def _trouble(error: Exception) -> None:
@@ -86,7 +102,7 @@ def _trouble(error: Exception) -> None:
 
 
 def serve(library: Library, rules: Rules, port: int, ready: Callable[[int], None]) -> None:
-    """Serves the dashboard until it is interrupted.
+    """Serves the dashboard until it is interrupted. Called in the main thread.
 
     Args:
         library: the studies.
@@ -96,13 +112,16 @@ def serve(library: Library, rules: Rules, port: int, ready: Callable[[int], None
 
     Raises:
         ConfigError: the address cannot be listened on.
-        KeyboardInterrupt: Ctrl-C, when everything has been put away.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, when everything has been put away.
     """
     packer = Packer(library)
     server = Server(make_app(library, rules, packer).server, rules.host, port)
+    # Being told to end is as good a way as Ctrl-C, and tidies up as well.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         ready(server.port)
         server.run()
     finally:
+        signal.signal(signal.SIGTERM, before)
         packer.stop()
         server.close()
