@@ -61,7 +61,7 @@ _NONE: Ints = np.empty(0, np.int64)
 def read_answers(study: StudyFolder, record: TrialRecord, baseline: TrialRecord | None) -> Answers | str:
     """The answers of a trial; else why they are not known."""
     if record.val is None:
-        return record.reason or "accuracy was not measured"
+        return record.reason.rstrip(".") or "accuracy was not measured"
     try:
         val = read_val_set(study.path)
         if val is None:

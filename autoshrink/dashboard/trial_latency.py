@@ -15,6 +15,7 @@ from autoshrink.dashboard.figures import lay_out
 from autoshrink.dashboard.formatting import counted
 from autoshrink.dashboard.palette import Palette
 from autoshrink.dashboard.trial_block import Block, Drawing, Part, Rows, facts, note
+from autoshrink.dashboard.view import NOT_MEASURED
 from autoshrink.errors import ConfigError
 from autoshrink.measure.timing import CANDIDATE, REFERENCE, Samples, quiet_rounds, round_quartiles
 from autoshrink.records import StudyFolder
@@ -64,10 +65,10 @@ class Calls:
         return cls(wall[0], wall[1], 1000 * quartiles, quiet_rounds(quartiles), table)
 
 
-def read_calls(study: StudyFolder, record: TrialRecord) -> Calls | str:
-    """The raw samples of a trial; else why there are none."""
+def read_calls(study: StudyFolder, record: TrialRecord, why: str = "") -> Calls | str:
+    """The raw samples of a trial; else why there are none, which is `why` where its target measures no latency."""
     if record.latency is None:
-        return record.reason or "latency was not measured"
+        return why or (record.reason if NOT_MEASURED in record.reason else "latency was not measured")
     if record.samples is None:
         return "the record names no file of raw samples"
     try:
@@ -82,7 +83,7 @@ def latency_block(record: TrialRecord, calls: Calls | str, palette: Palette) -> 
     latency = record.latency
     if latency is None:
         why = calls if isinstance(calls, str) else "latency was not measured"
-        return Block("latency", "Latency", (note(f"Not measured: {why}"),))
+        return Block("latency", "Latency", (note(f"Not measured: {_plain(why)}."),))
     parts: list[Part | tuple[Part, ...]] = [facts(_facts(latency, calls))]
     if isinstance(calls, str):
         parts.append(note(f"The distribution cannot be shown: {calls}."))
@@ -90,6 +91,11 @@ def latency_block(record: TrialRecord, calls: Calls | str, palette: Palette) -> 
         name = f"trial {record.number}"
         parts.append((calls_drawing(calls, name, palette), rounds_drawing(calls, name, latency, palette)))
     return Block("latency", "Latency", tuple(parts))
+
+
+def _plain(why: str) -> str:
+    """A reason without the words that stand before it."""
+    return why.removeprefix("latency not measured: ").removeprefix("compiled, not measured: ").rstrip(".")
 
 
 def _facts(latency: Latency, calls: Calls | str) -> list[tuple[str, object]]:

@@ -52,7 +52,7 @@ def trial_page(study: StudyFolder, view: TargetView, record: TrialRecord, palett
     blocks = [
         figures_block(record, view),
         layers_block(record, picture, explain_command(study, record)),
-        latency_block(record, read_calls(study, record), palette),
+        latency_block(record, read_calls(study, record, view.why_not_measured), palette),
         accuracy_block(record, read_answers(study, record, baseline), palette),
         *making,
         log,

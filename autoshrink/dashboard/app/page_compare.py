@@ -9,11 +9,12 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from autoshrink.dashboard.app.blocks import csv_table, section
+from autoshrink.dashboard.app.choice import choice
 from autoshrink.dashboard.app.exports import Table, on_csv
 from autoshrink.dashboard.app.notices import notices_slot
 from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page
 from autoshrink.dashboard.app.place import Place, address, control
-from autoshrink.dashboard.app.trial_choice import options_of, stamp_of
+from autoshrink.dashboard.app.trial_choice import MOST_OPTIONS, option_nodes, stamp_of, trial_options
 from autoshrink.dashboard.compare_section import MOST, compare_blocks, compared
 from autoshrink.dashboard.headline import headline
 from autoshrink.dashboard.library import Library, Snapshot
@@ -25,6 +26,9 @@ from autoshrink.types import TrialRecord, content_key
 CONTENT, SHOWN = "compare-content", "compare-shown"
 FILES = ("compare-figures", "compare-recipes", *(f"compare-classes-{place}" for place in range(1, MOST)))
 """Names of what the page can save as CSV."""
+SLOTS = ("First trial", "Second trial", "Third trial")
+MOST_OF_OTHERS = 40
+"""Trials of each further target that a list offers."""
 APART = ":"
 """Between target and number in the value of a trial that is of another target than the page's."""
 
@@ -33,23 +37,28 @@ Chosen = list[tuple[TargetView, TrialRecord]]
 
 def _layout(place: Place, library: Library) -> Component:
     snapshot = library.snapshot(place.study)
-    target = place.get("target")
-    if target not in snapshot.views:
-        target = next(iter(snapshot.views))
-    asked = [value for value in place.get("trials").split(",") if value]
-    values = asked or _usual(snapshot.views[target])
-    targets = dcc.Dropdown(list(snapshot.views), target, id=control("target"), clearable=False)
-    trials = dcc.Dropdown(
-        _options(snapshot, target, "", values), values, id=control("trials"), multi=True, closeOnSelect=True
-    )
+    view = snapshot.views.get(place.get("target")) or next(iter(snapshot.views.values()))
+    values = _split(place.get("trials")) or _usual(view)
+    lists = _lists(snapshot, view.name, values)
+    slots = [
+        html.Label(
+            [
+                html.Span(words),
+                html.Select(options, id=f"slot-{slot}", **{"data-slot": str(slot), "aria-label": words}),
+            ],
+            className="control wider",
+        )
+        for slot, (words, options) in enumerate(zip(SLOTS, lists, strict=True))
+    ]
     return html.Div(
         [
             notices_slot(),
             html.Section(
                 html.Div(
                     [
-                        html.Label(["Target", targets]),
-                        html.Label(["Trials (two or three)", trials], className="wider"),
+                        choice("target", "Target", {name: name for name in snapshot.views}, view.name),
+                        *slots,
+                        dcc.Input(id=control("trials"), type="hidden", value=",".join(values)),
                     ],
                     className="controls",
                 ),
@@ -61,30 +70,38 @@ def _layout(place: Place, library: Library) -> Component:
     )
 
 
+def _split(text: str | None) -> list[str]:
+    return list(dict.fromkeys(value for value in (text or "").split(",") if value))
+
+
 def _usual(view: TargetView) -> list[str]:
     """The recommended trial and the baseline."""
     pair = [record for record in (headline(view).chosen, view.baseline) if record is not None]
-    return [str(number) for number in dict.fromkeys(record.number for record in pair)]
+    return list(dict.fromkeys(str(record.number) for record in pair))
 
 
-def _options(snapshot: Snapshot, target: str, search: str, values: Sequence[str]) -> list[dict[str, Any]]:
-    """The trials of the page's target, then those of the others."""
-    options: list[dict[str, Any]] = []
+def _lists(snapshot: Snapshot, target: str, values: Sequence[str]) -> list[list[Component]]:
+    """What each list offers: the trials of the page's target, then some of the others."""
+    offered: dict[str, dict[str, str]] = {}
     for name in (target, *(name for name in snapshot.views if name != target)):
         prefix = "" if name == target else f"{name}{APART}"
         numbers = [value.removeprefix(prefix) for value in values if value.startswith(prefix)]
-        current = [int(number) for number in numbers if number.isdecimal()]
-        for option in options_of(snapshot.views[name], search, current):
-            label = f"{option['label']}{f', on {name}' if prefix else ''}"
-            options.append({"label": label, "value": f"{prefix}{option['value']}"})
-    return options
+        current = {int(number) for number in numbers if number.isdecimal()}
+        options = trial_options(snapshot.views[name], current, MOST_OPTIONS if name == target else MOST_OF_OTHERS)
+        offered[name] = {f"{prefix}{number}": text for number, text in options.items()}
+    lists = []
+    for slot in range(MOST):
+        value = values[slot] if slot < len(values) else ""
+        groups = [html.Optgroup(option_nodes(each.items(), value), label=name) for name, each in offered.items()]
+        lists.append([html.Option("none", value="", selected=not value), *groups])
+    return lists
 
 
 def _chosen(snapshot: Snapshot, target: str, values: Sequence[str]) -> tuple[Chosen, list[str]]:
     """The trials that are named, and what cannot be found of them."""
     found: Chosen = []
     missing = []
-    for value in dict.fromkeys(map(str, values)):
+    for value in values:
         name, _, number = value.rpartition(APART)
         view = snapshot.views.get(name or target)
         records = view.records if view else ()
@@ -98,15 +115,14 @@ def _chosen(snapshot: Snapshot, target: str, values: Sequence[str]) -> tuple[Cho
 
 def _register(app: Dash, library: Library) -> None:
     @app.callback(
-        Output(control("trials"), "options"),
+        *(Output(f"slot-{slot}", "children") for slot in range(MOST)),
         Input(control("target"), "value"),
-        Input(control("trials"), "search_value"),
+        Input(control("trials"), "value"),
         Input(VERSION, "data"),
-        State(control("trials"), "value"),
         State(PLACE, "data"),
     )
-    def choices(target: str, search: str | None, _version: str, values: list[str] | None, where: list[str]) -> Any:
-        return _options(library.snapshot(Place.of(*where).study), target, search or "", values or [])
+    def choices(target: str, text: str | None, _version: str, where: list[str]) -> Any:
+        return tuple(_lists(library.snapshot(Place.of(*where).study), target, _split(text)))
 
     @app.callback(
         Output(CONTENT, "children"),
@@ -119,10 +135,10 @@ def _register(app: Dash, library: Library) -> None:
         State(SHOWN, "data"),
     )
     def show(
-        target: str, values: list[str] | None, _version: str, scheme: str, where: list[str], shown: str | None
+        target: str, text: str | None, _version: str, scheme: str, where: list[str], shown: str | None
     ) -> tuple[Any, Any]:
         snapshot = library.snapshot(Place.of(*where).study)
-        chosen, missing = _chosen(snapshot, target, values or [])
+        chosen, missing = _chosen(snapshot, target, _split(text))
         stamps = [stamp_of(snapshot.folder, view, record, None) for view, record in chosen]
         stamp = content_key([scheme, target, missing, *stamps])
         if stamp == shown:
@@ -130,9 +146,9 @@ def _register(app: Dash, library: Library) -> None:
         return _content(snapshot, target, chosen, missing, scheme), stamp
 
     def table(name: str) -> Any:
-        def rows(target: str, values: list[str] | None, where: list[str]) -> Table | None:
+        def rows(target: str, text: str | None, where: list[str]) -> Table | None:
             snapshot = library.snapshot(Place.of(*where).study)
-            chosen, _ = _chosen(snapshot, target, values or [])
+            chosen, _ = _chosen(snapshot, target, _split(text))
             if len(chosen) < 2:
                 return None
             blocks = compare_blocks(snapshot.folder, compared(snapshot.folder, chosen), LIGHT)

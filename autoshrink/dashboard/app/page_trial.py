@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.development.base_component import Component
 
 from autoshrink.dashboard.app.blocks import csv_table, section
+from autoshrink.dashboard.app.choice import choice
+from autoshrink.dashboard.app.downloads import package_button
 from autoshrink.dashboard.app.exports import Table, copyable, on_csv
 from autoshrink.dashboard.app.nodes import components
 from autoshrink.dashboard.app.notices import notices_slot
 from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page
 from autoshrink.dashboard.app.place import Place, address, control
-from autoshrink.dashboard.app.trial_choice import options_of, stamp_of
+from autoshrink.dashboard.app.trial_choice import MOST_OPTIONS, option_nodes, recommended, stamp_of, trial_options
 from autoshrink.dashboard.headline import headline
 from autoshrink.dashboard.library import Library, Snapshot
 from autoshrink.dashboard.palette import DARK, LIGHT, Palette
@@ -23,60 +25,75 @@ from autoshrink.dashboard.trial_summary import badges, gains, reason, recipe_jso
 from autoshrink.dashboard.view import TargetView
 from autoshrink.types import TrialRecord
 
-CONTENT, SHOWN = "trial-content", "trial-shown"
+CONTENT, SHOWN, LIST, NUMBER = "trial-content", "trial-shown", "trial-list", "trial-number"
 FILES = (*("figures", "layers", "latency-calls", "latency-rounds", "classes", "confusion", "lost", "gained", "stages"),)
 """Names of what the page can save as CSV."""
 
 
 def _layout(place: Place, library: Library) -> Component:
     snapshot = library.snapshot(place.study)
-    target = place.get("target")
-    if target not in snapshot.views:
-        target = next(iter(snapshot.views))
-    view = snapshot.views[target]
-    number = place.number("trial")
-    if number is None:
-        number = _recommended(view)
+    view = _view(snapshot, place.get("target"))
+    number = place.number("trial", recommended(view))
     return html.Div(
         [
             notices_slot(),
-            html.Section(html.Div(_controls(snapshot, view, number), className="controls"), className="bar"),
+            html.Section(html.Div(list(_controls(snapshot, view, number)), className="controls"), className="bar"),
             dcc.Store(id=SHOWN),
             html.Div(id=CONTENT),
         ]
     )
 
 
-def _controls(snapshot: Snapshot, view: TargetView, number: int | None) -> list[Component]:
-    targets = dcc.Dropdown(list(snapshot.views), view.name, id=control("target"), clearable=False)
-    trials = dcc.Dropdown(options_of(view, "", [number]), number, id=control("trial"), clearable=False)
-    return [html.Label(["Target", targets]), html.Label(["Trial", trials], className="wider")]
+def _view(snapshot: Snapshot, target: str) -> TargetView:
+    return snapshot.views.get(target) or next(iter(snapshot.views.values()))
 
 
-def _recommended(view: TargetView) -> int | None:
-    chosen = headline(view).chosen
-    if chosen is not None:
-        return chosen.number
-    return view.records[0].number if view.records else None
+def _controls(snapshot: Snapshot, view: TargetView, number: int | None) -> Iterator[Component]:
+    yield choice("target", "Target", {name: name for name in snapshot.views}, view.name)
+    yield html.Label(
+        [
+            html.Span("Trial"),
+            html.Select(_options(view, number), id=LIST, **{"data-control": "trial", "aria-label": "Trial"}),
+            dcc.Input(id=control("trial"), type="hidden", value=_text(number)),
+        ],
+        className="control wider",
+    )
+    # A list of ten thousand is none to choose from.
+    hidden = len(view.records) <= MOST_OPTIONS
+    field = dcc.Input(id=NUMBER, type="number", min=0, step=1, debounce=True, placeholder="of the trial")
+    yield html.Label([html.Span("Number"), field], className="control", hidden=hidden)
+
+
+def _options(view: TargetView, number: int | None) -> list[Component]:
+    offered = trial_options(view, () if number is None else (number,))
+    return option_nodes(((str(each), text) for each, text in offered.items()), _text(number))
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def _number(text: object) -> int | None:
+    return int(text) if isinstance(text, str) and text.isdecimal() and len(text) < 10 else None
 
 
 def _register(app: Dash, library: Library) -> None:
     @app.callback(
-        Output(control("trial"), "options"),
+        Output(LIST, "children"),
         Output(control("trial"), "value"),
         Input(control("target"), "value"),
-        Input(control("trial"), "search_value"),
+        Input(control("trial"), "value"),
+        Input(NUMBER, "value"),
         Input(VERSION, "data"),
-        State(control("trial"), "value"),
         State(PLACE, "data"),
     )
-    def choices(
-        target: str, search: str | None, _version: str, number: int | None, where: list[str]
-    ) -> tuple[Any, Any]:
-        view = library.snapshot(Place.of(*where).study).views[target]
-        known = number is not None and any(record.number == number for record in view.records)
-        wanted = number if known else _recommended(view)
-        return options_of(view, search or "", [wanted]), no_update if wanted == number else wanted
+    def choices(target: str, text: str, typed: int | None, _version: str, where: list[str]) -> tuple[Any, Any]:
+        view = _view(library.snapshot(Place.of(*where).study), target)
+        known = {record.number for record in view.records}
+        number = typed if ctx.triggered_id == NUMBER and typed is not None else _number(text)
+        if number not in known and ctx.triggered_id == control("target"):
+            number = recommended(view)
+        return _options(view, number), no_update if _text(number) == text else _text(number)
 
     @app.callback(
         Output(CONTENT, "children"),
@@ -89,13 +106,13 @@ def _register(app: Dash, library: Library) -> None:
         State(SHOWN, "data"),
     )
     def show(
-        target: str, number: int | None, _version: str, scheme: str, where: list[str], shown: str | None
+        target: str, text: str, _version: str, scheme: str, where: list[str], shown: str | None
     ) -> tuple[Any, Any]:
         snapshot = library.snapshot(Place.of(*where).study)
-        view = snapshot.views[target]
-        record = _record(view, number)
+        view = _view(snapshot, target)
+        record = _record(view, _number(text))
         if record is None:
-            return _missing(snapshot, target, number), None
+            return _missing(snapshot, view.name, _number(text)), None
         chosen = headline(view).chosen
         # News of other trials must not close what was opened on the page, nor move it.
         stamp = f"{scheme} {stamp_of(snapshot.folder, view, record, chosen)}"
@@ -105,10 +122,10 @@ def _register(app: Dash, library: Library) -> None:
         return list(_content(snapshot, view, page, chosen)), stamp
 
     def table(name: str) -> Any:
-        def rows(target: str, number: int | None, where: list[str]) -> Table | None:
+        def rows(target: str, text: str, where: list[str]) -> Table | None:
             snapshot = library.snapshot(Place.of(*where).study)
-            view = snapshot.views[target]
-            record = _record(view, number)
+            view = _view(snapshot, target)
+            record = _record(view, _number(text))
             if record is None:
                 return None
             return csv_table(trial_page(snapshot.folder, view, record, LIGHT).rows().get(name))
@@ -167,7 +184,7 @@ def _head(snapshot: Snapshot, view: TargetView, page: TrialPage, chosen: TrialRe
             html.H2(f"Trial {record.number}"),
             *(component for part in parts if part is not None for component in components(part)),
             html.Div(links, className="links") if links else None,
-            _pick(page),
+            _pick(snapshot, page),
             html.Details(
                 [html.Summary("The recipe as JSON"), copyable("recipe", recipe_json(record), "the recipe as JSON")]
             ),
@@ -186,11 +203,16 @@ def _others(view: TargetView, record: TrialRecord, chosen: TrialRecord | None) -
     return found
 
 
-def _pick(page: TrialPage) -> Component:
+def _pick(snapshot: Snapshot, page: TrialPage) -> Component:
+    record = page.record
     if not page.pick:
-        return html.P("There is no artifact, so nothing can be picked.", className="note")
+        return html.P("There is no artifact, so nothing can be packed.", className="note")
     return html.Div(
-        [html.P("Write it as a package for the device:", className="note"), copyable("pick", page.pick, "the command")],
+        [
+            package_button(snapshot.name, record.target, record.number),
+            html.P("The same on the command line:", className="note"),
+            copyable("pick", page.pick, "the command"),
+        ],
         className="ship",
     )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+
+from dash import html
+from dash.development.base_component import Component
 
 from autoshrink.dashboard.headline import headline
 from autoshrink.dashboard.view import TargetView
@@ -16,27 +18,34 @@ from autoshrink.types import Outcome, TrialRecord, content_key
 from autoshrink.val_set import FOLDER, VAL_FILE
 
 MOST_OPTIONS = 200
-"""Trials that a list offers; typing finds the others."""
+"""Trials that a list offers; of more there is a field for the number."""
 
 
-def options_of(view: TargetView, search: str, current: Collection[int | None] = ()) -> list[dict[str, Any]]:
-    """The trials of a target as options of a list: the recommended one, the front, then all others by their numbers.
+def trial_options(view: TargetView, current: Collection[int] = (), most: int = MOST_OPTIONS) -> dict[int, str]:
+    """The trials of a target that a list offers: the recommended one, the front, then the others by their numbers.
 
     Args:
         view: of the target.
-        search: words that all have to be in the option; of many trials the first `MOST_OPTIONS` that have them.
-        current: numbers of trials that are options in any case.
+        current: numbers of trials that are offered in any case.
+        most: so many, and those of `current`.
+
+    Returns:
+        Number -> the trial in a line.
     """
     chosen = headline(view).chosen
-    members = view.members if view.is_scored else []
+    members = (view.members if view.is_scored else [])[:most]
+    numbers = {member.number for member in members}
     ordered = _unique([*([chosen] if chosen else []), *members, *view.records])
-    words = search.lower().split()
-    options: list[dict[str, Any]] = []
-    for record in ordered:
-        label = label_of(record, record is chosen, any(record is member for member in members[:MOST_OPTIONS]))
-        if record.number in current or (len(options) < MOST_OPTIONS and all(word in label.lower() for word in words)):
-            options.append({"label": label, "value": record.number})
-    return options
+    return {
+        record.number: label_of(record, record is chosen, record.number in numbers)
+        for place, record in enumerate(ordered)
+        if place < most or record.number in current
+    }
+
+
+def option_nodes(options: Iterable[tuple[str, str]], value: str) -> list[Component]:
+    """(Value, text) as what a list of the browser holds."""
+    return [html.Option(text, value=each, selected=each == value) for each, text in options]
 
 
 def label_of(record: TrialRecord, is_chosen: bool = False, is_member: bool = False) -> str:
@@ -51,17 +60,23 @@ def _unique(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     return list({record.number: record for record in records}.values())
 
 
+def recommended(view: TargetView) -> int | None:
+    """Number of the trial to look at first: the one to ship, else the first; None where none has ended."""
+    chosen = headline(view).chosen
+    if chosen is not None:
+        return chosen.number
+    return view.records[0].number if view.records else None
+
+
 def stamp_of(study: StudyFolder, view: TargetView, record: TrialRecord, chosen: TrialRecord | None) -> str:
     """Changes when anything does that a trial's page shows."""
     beside = (record, *([view.baseline] if view.baseline else []))
     folder = study.trial_folder(record.target, record.number)
-    files = [folder / FILE, study.path / FOLDER / VAL_FILE]
-    on_front = any(record is member for member in view.members)
     state = [
         *(record_to_json(each) for each in beside),
-        *map(_stamp, files),
+        *map(_stamp, (folder / FILE, study.path / FOLDER / VAL_FILE)),
         None if chosen is None else chosen.number,
-        on_front,
+        any(record is member for member in view.members),
     ]
     return content_key(json.loads(json.dumps(state)))
 
