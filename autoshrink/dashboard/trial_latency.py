@@ -74,8 +74,8 @@ def read_calls(study: StudyFolder, record: TrialRecord, why: str = "") -> Calls 
     try:
         return Calls.of(Samples.load(study.file(record.samples)))
     except (OSError, ValueError, ConfigError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        return f"{Path(record.samples).name} cannot be read ({why})"
+        said = error.strerror if isinstance(error, OSError) else error
+        return f"{Path(record.samples).name} cannot be read ({said})"
 
 
 def latency_block(record: TrialRecord, calls: Calls | str, palette: Palette) -> Block:

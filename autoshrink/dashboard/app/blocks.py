@@ -15,7 +15,7 @@ CONFIG = {"displaylogo": False, "displayModeBar": False, "responsive": True}
 def section(block: Block) -> Component:
     """A block as a section of the page."""
     return html.Section(
-        [html.H3(block.title), *(_row(part) for part in block.parts)], className="block", id=f"block-{block.name}"
+        [html.H3(block.title), *(_row(part) for part in block.parts)], className="trial-block", id=f"block-{block.name}"
     )
 
 
@@ -31,7 +31,7 @@ def _part(part: Part) -> Component:
     if isinstance(part, Listing):
         return html.Div(
             [html.Div(components(part.markup)), save_buttons(part.name, part.label, image=False, table=True)],
-            className="listing",
+            className="trial-listing",
         )
     return html.Div(components(part))
 
@@ -49,7 +49,7 @@ def drawing(part: Drawing) -> Component:
                     html.Details([html.Summary("As a table"), *components(table_of(part.table, part.label))]),
                     save_buttons(part.name, part.label, table=True),
                 ],
-                className="under",
+                className="trial-under",
             ),
         ]
     )

@@ -62,7 +62,7 @@ def _layout(place: Place, library: Library) -> Component:
                     ],
                     className="controls",
                 ),
-                className="bar",
+                className="trial-bar",
             ),
             dcc.Store(id=SHOWN),
             html.Div(id=CONTENT),
@@ -181,7 +181,7 @@ def _content(snapshot: Snapshot, target: str, chosen: Chosen, missing: Sequence[
         if len(values) > 2:
             links.append(_link("Take away", snapshot, target, others))
         cards.append(_card(snapshot, trial.name, trial.record, links))
-    head = html.Section([html.H2("Compare"), *said, html.Div(cards, className="compared")], className="head")
+    head = html.Section([html.H2("Compare"), *said, html.Div(cards, className="compared")], className="trial-head")
     blocks = compare_blocks(snapshot.folder, trials, DARK if scheme == "dark" else LIGHT)
     return [head, *(section(block) for block in blocks)]
 

@@ -37,7 +37,7 @@ def _layout(place: Place, library: Library) -> Component:
     return html.Div(
         [
             notices_slot(),
-            html.Section(html.Div(list(_controls(snapshot, view, number)), className="controls"), className="bar"),
+            html.Section(html.Div(list(_controls(snapshot, view, number)), className="controls"), className="trial-bar"),
             dcc.Store(id=SHOWN),
             html.Div(id=CONTENT),
         ]
@@ -189,7 +189,7 @@ def _head(snapshot: Snapshot, view: TargetView, page: TrialPage, chosen: TrialRe
                 [html.Summary("The recipe as JSON"), copyable("recipe", recipe_json(record), "the recipe as JSON")]
             ),
         ],
-        className="head",
+        className="trial-head",
     )
 
 
@@ -213,7 +213,7 @@ def _pick(snapshot: Snapshot, page: TrialPage) -> Component:
             html.P("The same on the command line:", className="note"),
             copyable("pick", page.pick, "the command"),
         ],
-        className="ship",
+        className="trial-ship",
     )
 
 
