@@ -46,6 +46,7 @@ def front(
             parser=quantity(units.share), metavar="1%", help="With --across: loss of the metric on any target, at most."
         ),
     ] = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Draws the front in the terminal, above its table.")] = False,
     results: Results = RESULTS,
     as_json: AsJson = False,
 ) -> None:
@@ -54,6 +55,9 @@ def front(
     from autoshrink.dashboard.tables import front_rows
     from autoshrink.dashboard.terminal import front_table
 
+    if plot and (as_json or across):
+        other = "--json" if as_json else "--across"
+        raise ConfigError([f"--plot: draws a front for people, and {other} shows none; leave one out"])
     opened = open_study(study, results)
     if across:
         if target is not None:
@@ -68,10 +72,32 @@ def front(
         print_json({"study": opened.name, "targets": fronts})
     else:
         for name in targets:
+            if plot:
+                _plot(opened, name)
             out.print(front_table(opened.folder, name))
             out.print()
     if not any(rows["front"] or rows["compiled"] for rows in fronts.values()):
         raise NothingFits(f"{opened.name}: no feasible trial yet")
+
+
+def _plot(opened: Study, target: str) -> None:
+    from autoshrink.dashboard.terminal_plot import COLOURS, WIDEST, WIDTH, front_picture
+    from autoshrink.dashboard.view import TargetView
+
+    # A pipe has no width: what is read there later should not depend on the terminal that it was made in.
+    width = min(out.width, WIDEST) if out.is_terminal else WIDTH
+    picture = front_picture(TargetView.of(opened.folder, target), width)
+    out.print(Text(target, "bold"))
+    if picture is None:
+        out.print(Text("nothing to draw yet: fewer than two trials were measured", "dim"))
+        return
+    for row, line in enumerate(picture.lines):
+        text = Text(line)
+        for (at, column), mark in picture.marks.items():
+            if at == row:
+                text.stylize(COLOURS[mark], column, column + 1)
+        out.print(text, no_wrap=True, crop=False, overflow="ignore")
+    out.print()
 
 
 def _across(opened: Study, max_drop: float | None, as_json: bool) -> None:
