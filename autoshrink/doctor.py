@@ -20,6 +20,7 @@ from autoshrink.errors import ChildError
 from autoshrink.isolate.probe import availability, probe
 from autoshrink.isolate.process import interpreter
 from autoshrink.target import Target
+from autoshrink.target_states import remember
 
 SECONDS = 90.0
 """A target that does not answer in this time is unavailable. Starting the largest runtime takes a tenth of it."""
@@ -36,8 +37,15 @@ def examine_all(targets: Iterable[Target]) -> list[dict[str, str]]:
 def examine(target: Target, seconds: float = SECONDS) -> dict[str, str]:
     """`target`, `state`, `runtime` (with its version), `why`, `fix`. Never raises, nor takes longer than `seconds`.
 
-    The state is that of `Availability`. What runs is started in a child; what is only compiled is not.
+    The state is that of `Availability`. What runs is started in a child; what is only compiled is not. What is found is
+    kept for the dashboard, which asks nobody.
     """
+    found = _answered(target, seconds)
+    remember(target, found, "doctor")
+    return found
+
+
+def _answered(target: Target, seconds: float) -> dict[str, str]:
     answers: Queue[dict[str, str]] = Queue()
 
     def ask() -> None:

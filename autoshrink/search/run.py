@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -26,6 +26,7 @@ from autoshrink.search.study import Sampler, Suggestion
 from autoshrink.search.trial import Trial, TrialRunner
 from autoshrink.search.weight_range import narrowed, why, with_exact_sums
 from autoshrink.target import Target
+from autoshrink.target_states import remember
 from autoshrink.task import Task
 from autoshrink.techniques import get_technique
 from autoshrink.types import Outcome, Recipe, Space, TrialRecord
@@ -346,12 +347,14 @@ def _check_this_machine(folder: StudyFolder, target: Target) -> None:
     Raises:
         ConfigError: it is another machine, or has another version of the runtime.
     """
-    if availability(target).state != "ready":
-        return
-    identity = identity_here(get_backend(target.backend))
+    available = availability(target)
+    identity = identity_here(get_backend(target.backend)) if available.state == "ready" else {}
     if target.python:
         # Another interpreter's; its version is in every record.
-        del identity["runtime"]
+        identity.pop("runtime", None)
+    remember(target, {**asdict(available), "runtime": identity.get("runtime", "")}, "search")
+    if not identity:
+        return
     before = folder.identity(target.name)
     if before and folder.records(target.name):
         unlike = differences(before, identity)

@@ -10,6 +10,7 @@ import pytest
 
 from autoshrink.activity import remove_activity
 from autoshrink.records import StudyFolder
+from autoshrink.target_states import remember
 from tests.dashboard_server import Dashboard, serving
 from tests.fake_field import make_fake_field
 from tests.fake_samples import write_fake_activity
@@ -105,3 +106,19 @@ def test_the_search_page_on_a_phone_in_the_dark_and_while_a_search_runs(browser:
         opened.check_accessible()
         remove_activity(dashboard.study("field").path)
         now.wait_for(state="detached")
+
+
+def test_devices_tell_what_is_known_and_ask_nobody(browser: Any, dashboard: Dashboard) -> None:
+    remember(
+        FAKE_TARGETS["openvino-cpu"], {"state": "unavailable", "why": "<b>gone</b>", "fix": "pip install it"}, "doctor"
+    )
+    with dashboard.open(browser, "/devices", width=390) as opened:
+        page = opened.page
+        item = page.locator("#targets-known li", has_text="openvino-cpu")
+        item.get_by_text("<b>gone</b>").wait_for()
+        assert item.locator("code").inner_text() == "pip install it"
+        page.get_by_text("targets that nobody has asked about").click()
+        page.get_by_text("autoshrink doctor --target tensorrt-gpu").wait_for()
+        assert page.locator("#devices-steady tbody tr", has_text="onnxruntime-cpu").count() == 1
+        opened.check_fits()
+        opened.check_accessible()
