@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 DEMO := search fashion-mini --target onnxruntime-cpu --target openvino-cpu --space standard --trials 24 --seed 0 --study demo
 
-.PHONY: demo test bench bench-techniques bench-targets bench-devices clean
+.PHONY: demo test bench bench-techniques bench-targets bench-devices bench-dashboard clean
 
 demo: .venv/demo
 	@if [ -f results/demo/study.json ]; then $(BIN)/autoshrink resume demo; else $(BIN)/autoshrink $(DEMO); fi
@@ -41,7 +41,7 @@ bench-devices: .venv/test
 .venv/demo: pyproject.toml constraints.txt
 	@echo "installing into .venv (some minutes, about 2 GB)"
 	$(PYTHON) -m venv .venv
-	$(PIP) --editable '.[search,onnxruntime,openvino]'
+	$(PIP) --editable '.[search,onnxruntime,openvino,dashboard]'
 	@touch $@
 
 # The bindings of TensorRT without its libraries, which are for machines with a GPU: its API is checked against both.
@@ -50,6 +50,10 @@ bench-devices: .venv/test
 	$(PIP) --no-deps --target .venv/tensorrt/10 tensorrt-cu12-bindings==10.16.1.11
 	$(PIP) --no-deps --target .venv/tensorrt/11 tensorrt-cu12-bindings==11.4.0.106
 	@touch $@
+
+# The dashboard over 10,000 generated trials, in Chromium: some minutes, alone on the machine.
+bench-dashboard: .venv/test
+	$(BIN)/python -m autoshrink.bench.dashboard --out results/dashboard.json
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
