@@ -133,10 +133,10 @@ class Dashboard:
     Attributes:
         results: its folder.
         url: `http://127.0.0.1:PORT`, without a slash at the end.
-        errors: what the server logged as an error.
+        errors: what the server logged as an error; a test that provokes one empties it.
     """
 
-    def __init__(self, results: Path, url: str, errors: Sequence[str]) -> None:
+    def __init__(self, results: Path, url: str, errors: list[str]) -> None:
         self.results = results
         self.url = url
         self.errors = errors
@@ -151,7 +151,7 @@ class Dashboard:
             opened.go(path)
             yield opened
             opened.check_quiet()
-            assert list(self.errors) == []
+            assert self.errors == []
         finally:
             opened.context.close()
 

@@ -6,11 +6,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from dash import Dash, Input, Output, dcc, html
+from dash.development.base_component import Component
 
+from autoshrink.dashboard.app import server
+from autoshrink.dashboard.app.page import Page
+from autoshrink.dashboard.app.pages import PAGES
+from autoshrink.dashboard.app.place import Place, control
+from autoshrink.dashboard.library import Library
+from autoshrink.errors import ConfigError
 from tests.dashboard_server import Dashboard, serving
 from tests.fake_study import make_fake_study
 
 FRONT = "/study/fake-study/front"
+OWN_PAGE = "/study/fake-study/fake"
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +28,66 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     make_fake_study(results / "fake-study")
     with serving(results) as dashboard:
         yield dashboard
+
+
+def _layout(place: Place, _library: Library) -> Component:
+    word = html.Label(["Word ", dcc.Input(place.get("word", "one"), id=control("word"), type="text")])
+    buttons = [html.Button(name, id=f"fake-{name}") for name in ("fault", "mistake")]
+    return html.Section([html.H2("Fake"), word, *buttons, html.P("as before", id="fake-shown")])
+
+
+def _register(app: Dash, _library: Library) -> None:
+    @app.callback(
+        Output("fake-shown", "children"),
+        Input("fake-fault", "n_clicks"),
+        Input("fake-mistake", "n_clicks"),
+        prevent_initial_call=True,
+    )
+    def fail(_fault: object, mistake: int | None) -> object:
+        if mistake:
+            raise ConfigError(["trial 7: its record cannot be read"])
+        raise ZeroDivisionError
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    """With a FAKE page: a control, and callbacks that fail."""
+    results = tmp_path_factory.mktemp("results")
+    make_fake_study(results / "fake-study", targets=1, trials=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "PAGES", (*PAGES, Page("fake", "Fake", _layout, _register)))
+        with serving(results) as dashboard:
+            yield dashboard
+
+
+def test_a_change_of_a_control_is_kept_in_the_address_and_comes_back_with_it(browser: Any, own: Dashboard) -> None:
+    with own.open(browser, OWN_PAGE + "?word=a%26b&other=1") as opened:
+        page = opened.page
+        word = page.locator("#content input")
+        assert word.input_value() == "a&b"
+        word.fill("\u00fc #?=")
+        opened.wait_for_query("word", "\u00fc #?=")
+        assert opened.query("other") == "1"
+        page.reload()
+        opened.settle()
+        assert word.input_value() == "\u00fc #?="
+        word.fill("")
+        opened.wait_for_query("word", None)
+
+
+def test_a_part_that_fails_is_told_and_the_page_stays_as_it_was(browser: Any, own: Dashboard) -> None:
+    with own.open(browser, OWN_PAGE) as opened:
+        page = opened.page
+        page.get_by_role("button", name="fault").click()
+        page.get_by_role("alert").get_by_text("could not be made (ZeroDivisionError)").wait_for()
+        assert page.locator("#fake-shown").inner_text() == "as before"
+        assert len(own.errors) == 1 and "ZeroDivisionError" in own.errors[0]
+        own.errors.clear()
+        opened.check_accessible()
+        page.get_by_role("button", name="mistake").click()
+        page.get_by_role("alert").get_by_text("trial 7: its record cannot be read").wait_for()
+        page.get_by_role("link", name="Search").click()
+        page.wait_for_function("document.getElementById('trouble').textContent === ''")
 
 
 def focused(page: Any) -> str:
