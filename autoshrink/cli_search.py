@@ -120,7 +120,9 @@ def _conclude(study: Study, as_json: bool) -> None:
         results = study.folder.path.parent
         where = "" if results == RESULTS else f" --results {results}"
         out.print("What next", style="bold")
-        out.print(f"  autoshrink dashboard{'' if results == RESULTS else f' {results}'}", highlight=False, soft_wrap=True)
+        out.print(
+            f"  autoshrink dashboard{'' if results == RESULTS else f' {results}'}", highlight=False, soft_wrap=True
+        )
         out.print(f"  open {report}", highlight=False)
         out.print(
             f"  autoshrink pick {study.name}{where} --target {targets[0]} --max-drop 1% --out package",

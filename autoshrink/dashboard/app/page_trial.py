@@ -37,7 +37,9 @@ def _layout(place: Place, library: Library) -> Component:
     return html.Div(
         [
             notices_slot(),
-            html.Section(html.Div(list(_controls(snapshot, view, number)), className="controls"), className="trial-bar"),
+            html.Section(
+                html.Div(list(_controls(snapshot, view, number)), className="controls"), className="trial-bar"
+            ),
             dcc.Store(id=SHOWN),
             html.Div(id=CONTENT),
         ]
