@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,8 @@ def serve(library: Library, rules: Rules, port: int, ready: Callable[[int], None
     server = Server(make_app(library, rules, packer).server, rules.host, port)
     # Being told to end is as good a way as Ctrl-C, and tidies up as well.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Large studies take a second to read; meanwhile the browser is on its way here.
+    threading.Thread(target=library.entries, name="reads the studies", daemon=True).start()
     try:
         ready(server.port)
         server.run()
