@@ -27,7 +27,7 @@ window.bench = { drawn: [], said: [], keys: [], moves: [], follows: [] };
   }
 
   let plotly;
-  Object.defineProperty(window, "Plotly", { get: () => plotly, set: (made) => { plotly = watch(made); } });
+  Object.defineProperty(window, "Plotly", { configurable: true, get: () => plotly, set: (made) => { plotly = watch(made); } });
 
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter") window.bench.keys.push(event.timeStamp);
