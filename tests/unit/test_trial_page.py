@@ -15,13 +15,13 @@ from autoshrink.dashboard.trial_block import MOST_ROWS, Drawing, Rows, table_of
 from autoshrink.dashboard.trial_latency import Calls, latency_block, read_calls
 from autoshrink.dashboard.trial_making import LOG_BYTES, log_tail
 from autoshrink.dashboard.trial_page import trial_page
-from autoshrink.dashboard.trial_summary import figure_rows, recipe_json
+from autoshrink.dashboard.trial_summary import figure_rows, gains, recipe_json
 from autoshrink.dashboard.view import TargetView
 from autoshrink.measure.timing import Samples
 from autoshrink.records import StudyFolder
 from autoshrink.types import Outcome, Recipe, TrialRecord
 from tests.fake_field import make_fake_field
-from tests.fake_study import fake_trial, fake_view, make_fake_study
+from tests.fake_study import fake_latency, fake_trial, fake_view, make_fake_study
 
 INT8 = [{"technique": "quantize", "scheme": "int8_static"}]
 
@@ -88,6 +88,22 @@ def test_figures_stand_beside_those_of_the_baseline() -> None:
     assert rows["latency"].change_text == "[3.95, 4.05]"
     assert (rows["size"].text, rows["size"].change) == ("1.23 MB", "4.00x smaller")
     assert rows["throughput"].value == pytest.approx(1000 / 0.31)
+
+
+def test_the_baselines_latency_is_that_of_the_same_minutes() -> None:
+    # The machine ran at half its pace when the trial was measured: the baseline took 2.48 ms then, not 1.24.
+    baseline, record = fake_trial(0), fake_trial(1, INT8, latency=fake_latency(0.5, reference_ms=2.48))
+    row = next(row for row in figure_rows(record, fake_view([baseline, record])) if row.name == "latency")
+    assert (row.text, row.before_text, row.change) == ("1.24 ms", "2.48 ms", "2.00x as fast")
+    assert row.before_note == "in turns with it"
+
+
+def test_what_nobody_can_tell_from_the_baseline_is_not_called_faster() -> None:
+    baseline = fake_trial(0)
+    near, fast = (fake_trial(1, INT8, latency=fake_latency(ratio)) for ratio in (0.99, 0.5))
+    assert "<b>same speed</b>" in str(gains(near, fake_view([baseline, near])))
+    assert "<b>2.00x faster</b>" in str(gains(fast, fake_view([baseline, fast])))
+    assert gains(baseline, fake_view([baseline])) is None
 
 
 def test_the_recipe_as_json_reads_back() -> None:

@@ -135,8 +135,11 @@ def _register(app: Dash, library: Library) -> None:
         State(SHOWN, "data"),
     )
     def show(
-        target: str, text: str | None, _version: str, scheme: str, where: list[str], shown: str | None
+        target: str, text: str | None, _version: str, scheme: str | None, where: list[str], shown: str | None
     ) -> tuple[Any, Any]:
+        if scheme is None:
+            # The browser has not told it yet, and will at once.
+            return no_update, no_update
         snapshot = library.snapshot(Place.of(*where).study)
         chosen, missing = _chosen(snapshot, target, _split(text))
         stamps = [stamp_of(snapshot.folder, view, record, None) for view, record in chosen]

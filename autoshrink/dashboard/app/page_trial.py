@@ -33,13 +33,11 @@ FILES = (*("figures", "layers", "latency-calls", "latency-rounds", "classes", "c
 def _layout(place: Place, library: Library) -> Component:
     snapshot = library.snapshot(place.study)
     view = _view(snapshot, place.get("target"))
-    number = place.number("trial", recommended(view))
+    controls = list(_controls(snapshot, view, place.number("trial", recommended(view))))
     return html.Div(
         [
             notices_slot(),
-            html.Section(
-                html.Div(list(_controls(snapshot, view, number)), className="controls"), className="trial-bar"
-            ),
+            html.Section(html.Div(controls, className="controls"), className="trial-bar"),
             dcc.Store(id=SHOWN),
             html.Div(id=CONTENT),
         ]
@@ -108,8 +106,11 @@ def _register(app: Dash, library: Library) -> None:
         State(SHOWN, "data"),
     )
     def show(
-        target: str, text: str, _version: str, scheme: str, where: list[str], shown: str | None
+        target: str, text: str, _version: str, scheme: str | None, where: list[str], shown: str | None
     ) -> tuple[Any, Any]:
+        if scheme is None:
+            # The browser has not told it yet, and will at once.
+            return no_update, no_update
         snapshot = library.snapshot(Place.of(*where).study)
         view = _view(snapshot, target)
         record = _record(view, _number(text))
