@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from autoshrink.dashboard.headline import Headline, headline
 from autoshrink.dashboard.markup import Markup, element
 from autoshrink.dashboard.view import TargetView
-from autoshrink.package.choose import shortfall
-from autoshrink.package.shortfall import Shortfall
 from autoshrink.search.limits import merged
 from autoshrink.search.words import describe
 from autoshrink.target import Limits
@@ -22,12 +20,10 @@ class Answer:
     Attributes:
         headline: the trial to ship, or why there is none.
         limits: those that hold: the reader's, and the target's own where the reader set none.
-        shortfall: what comes nearest when no trial keeps them; None when one does, or when there is nothing to choose.
     """
 
     headline: Headline
     limits: Limits
-    shortfall: Shortfall | None = None
 
     @property
     def number(self) -> int | None:
@@ -38,19 +34,14 @@ class Answer:
 def answer_of(view: TargetView, asked: Limits) -> Answer:
     """The answer of one target; see `headline`."""
     own, _ = view.applicable(view.target.limits)
-    limits = merged(asked, own)
-    found = headline(view, asked)
-    _, unknown = view.applicable(limits)
-    is_missed = found.chosen is None and view.baseline is not None and view.candidates and not unknown
-    missed = shortfall(view.candidates, limits) if is_missed else None
-    return Answer(found, limits, missed)
+    return Answer(headline(view, asked), merged(asked, own))
 
 
 def answer_markup(answer: Answer) -> Iterator[Markup]:
     """The trial to ship with what it gains and why it is that one; or why there is none."""
     found = answer.headline
     if found.chosen is None:
-        if answer.shortfall is None:
+        if found.shortfall is None:
             yield element("p", "No pick yet", class_="eyebrow")
             yield element("p", found.sentence, class_="said")
         if found.unknown:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+import plotly.graph_objects as go
 
-from autoshrink.dashboard.figures import BASELINE
+from autoshrink.dashboard.figures import BASELINE, lay_out
+from autoshrink.dashboard.packing import Json
+from autoshrink.dashboard.palette import Palette
 from autoshrink.dashboard.points import Column, Floats, Mask, Points
 from autoshrink.dashboard.quantities import (
     ACCURACY,
@@ -110,6 +115,8 @@ class Axes:
         self.look = look
         self.panels = panels
         self.metric = panels[0].points.view.metric
+        self._columns: dict[tuple[int, str], Column] = {}
+        self._units: dict[str, Unit] = {}
 
     def is_relative(self, quantity: Quantity) -> bool:
         """Whether it is shown relative to the baseline."""
@@ -117,6 +124,11 @@ class Axes:
 
     def unit(self, quantity: Quantity) -> Unit:
         """The unit of its absolute figures."""
+        if quantity.name not in self._units:
+            self._units[quantity.name] = self._unit_of(quantity)
+        return self._units[quantity.name]
+
+    def _unit_of(self, quantity: Quantity) -> Unit:
         known = [column.value[column.known] for column in self._absolute(quantity)]
         return unit_of(quantity, [float(values.max()) for values in known if len(values)], self.metric)
 
@@ -125,6 +137,12 @@ class Axes:
 
     def column(self, panel: Panel, quantity: Quantity) -> Column:
         """A quantity of all trials of a panel as the axis has it."""
+        key = id(panel), quantity.name
+        if key not in self._columns:
+            self._columns[key] = self._column_of(panel, quantity)
+        return self._columns[key]
+
+    def _column_of(self, panel: Panel, quantity: Quantity) -> Column:
         column = panel.points.column(quantity, self.is_relative(quantity))
         factor = 1.0 if self.is_relative(quantity) else self.unit(quantity).factor
         return column if factor == 1 else Column(column.low * factor, column.value * factor, column.high * factor)
@@ -198,3 +216,18 @@ def scored_on(points: Points) -> list[str]:
         return []
     found = (points.view.elsewhere(record) for record in points.records)
     return sorted({record.target for record in found if record is not None})
+
+
+def base_layout(palette: Palette, height: int) -> Json:
+    """Fonts, margins, grid and legend as all figures of the report have them, as plotly's JSON."""
+    return deepcopy(_base_layout(palette, height))
+
+
+@lru_cache(8)
+def _base_layout(palette: Palette, height: int) -> Json:
+    figure = go.Figure(go.Scatter(x=[0], y=[0]), layout={"xaxis": {}, "yaxis": {}})
+    lay_out(figure, palette, height)
+    layout: Json = figure.layout.to_plotly_json()
+    # The template "none", as Python's plotly has it: nothing at all.
+    layout["template"] = {}
+    return layout

@@ -7,12 +7,11 @@ from html import escape
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
-from autoshrink.dashboard.figures import lay_out
-from autoshrink.dashboard.front_look import Axes, Look, Panel
+from autoshrink.dashboard.front_look import Axes, Look, Panel, base_layout
 from autoshrink.dashboard.front_solid import solid_figure
 from autoshrink.dashboard.front_traces import FIELD, PanelTraces, target_keys
+from autoshrink.dashboard.packing import Json
 from autoshrink.dashboard.palette import Palette
 from autoshrink.dashboard.points import Floats, Points
 from autoshrink.dashboard.quantities import ACCURACY, DROP, Quantity
@@ -24,7 +23,7 @@ GAP = 0.07
 TICKS = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
 
 
-def front_plot(panels: Sequence[Panel], look: Look, palette: Palette, colours: Mapping[str, str]) -> go.Figure | None:
+def front_plot(panels: Sequence[Panel], look: Look, palette: Palette, colours: Mapping[str, str]) -> Json | None:
     """Measured trials, front and limits of some targets; None when nothing has coordinates, or no baseline has.
 
     The line steps along the members of the front that no other beats on the two axes. Trials that are dominated are
@@ -47,37 +46,32 @@ def front_plot(panels: Sequence[Panel], look: Look, palette: Palette, colours: M
         return None
     if look.solid:
         return solid_figure(axes, palette, colours)
-    figure = go.Figure()
     drawers = [PanelTraces(axes, panel, place, palette, colours) for place, panel in enumerate(panels)]
-    for drawer in drawers:
-        figure.add_traces(list(drawer.all()))
+    data = [trace for drawer in drawers for trace in drawer.all()]
     if len(panels) > 1 and look.apart == "overlay":
-        figure.add_traces(list(target_keys(panels, palette)))
-    lay_out(figure, palette, HEIGHT)
-    _draw_axes(figure, axes, drawers)
-    figure.update_layout(
-        shapes=limit_lines(drawers), annotations=notes(figure, drawers), uirevision=revision(look, panels)
-    )
-    return figure
+        data += target_keys(panels, palette)
+    layout = _layout(axes, drawers, palette)
+    layout |= {
+        "shapes": limit_lines(drawers),
+        "annotations": notes(layout, drawers),
+        "uirevision": revision(look, panels),
+    }
+    return {"data": data, "layout": layout}
 
 
-def limit_patch(figure: go.Figure) -> list[tuple[tuple[Any, ...], Any]]:
+def limit_patch(figure: Json) -> list[tuple[tuple[Any, ...], Any]]:
     """(Path, value) of what limits and a selection change in a figure that shows the same trials on the same axes.
 
     Of the many trials only how they are drawn: neither their places nor what is said of them.
     """
     changes: list[tuple[tuple[Any, ...], Any]] = []
-    for place, trace in enumerate(figure.data):
-        if trace.meta == FIELD:
-            changes += [
-                (("data", place, "marker", "symbol"), trace.marker.symbol),
-                (("data", place, "marker", "opacity"), trace.marker.opacity),
-                (("data", place, "showlegend"), trace.showlegend),
-            ]
+    for place, trace in enumerate(figure["data"]):
+        if trace.get("meta") == FIELD:
+            changes += [(("data", place, "marker", name), trace["marker"][name]) for name in ("symbol", "opacity")]
+            changes.append((("data", place, "showlegend"), trace["showlegend"]))
         else:
             changes.append((("data", place), trace))
-    for name in ("shapes", "annotations"):
-        changes.append((("layout", name), [each.to_plotly_json() for each in figure.layout[name]]))
+    changes += [(("layout", name), figure["layout"][name]) for name in ("shapes", "annotations")]
     return changes
 
 
@@ -94,36 +88,40 @@ def revision(look: Look, panels: Sequence[Panel]) -> str:
     return " ".join(map(str, [*axes, *(panel.name for panel in panels)]))
 
 
-def _draw_axes(figure: go.Figure, axes: Axes, drawers: Sequence[PanelTraces]) -> None:
+def _layout(axes: Axes, drawers: Sequence[PanelTraces], palette: Palette) -> Json:
     look = axes.look
+    layout = base_layout(palette, HEIGHT)
     x_range, y_range = (reach(axes, drawers, quantity) for quantity in (look.x, look.y))
+    plain_x, plain_y = layout.pop("xaxis"), layout.pop("yaxis")
     count = len({drawer.subplot for drawer in drawers})
     share = (1 - GAP * (count - 1)) / count
     for place in range(count):
         suffix = "" if place == 0 else str(place + 1)
         start = place * (share + GAP)
-        across: dict[str, Any] = _axis(axes, look.x, look.x_scale, x_range)
-        up: dict[str, Any] = _axis(axes, look.y, look.y_scale, y_range)
+        across = plain_x | _axis(axes, look.x, look.x_scale, x_range) | {"anchor": f"y{suffix}"}
+        up = plain_y | _axis(axes, look.y, look.y_scale, y_range) | {"anchor": f"x{suffix}"}
         if count > 1 and look.apart == "columns":
-            across |= {"domain": [start, start + share], "anchor": f"y{suffix}"}
-            up |= {"anchor": f"x{suffix}"}
-            up["title_text"] = up["title_text"] if place == 0 else None
+            across["domain"] = [start, start + share]
+            up["title"] = plain_y["title"] | {"text": _title(up) if place == 0 else ""}
         elif count > 1:
-            top = 1 - start
-            up |= {"domain": [max(top - share, 0.0), top], "anchor": f"x{suffix}"}
-            across |= {"anchor": f"y{suffix}"}
-            across["title_text"] = across["title_text"] if place == count - 1 else None
+            up["domain"] = [max(1 - start - share, 0.0), 1 - start]
+            across["title"] = plain_x["title"] | {"text": _title(across) if place == count - 1 else ""}
         if place:
             across["matches"], up["matches"] = "x", "y"
-        template = {"xaxis": figure.layout.xaxis.to_plotly_json(), "yaxis": figure.layout.yaxis.to_plotly_json()}
-        figure.update_layout({f"xaxis{suffix}": template["xaxis"], f"yaxis{suffix}": template["yaxis"]})
-        figure.update_layout({f"xaxis{suffix}": across, f"yaxis{suffix}": up})
+        across["title"] = plain_x["title"] | across["title"]
+        up["title"] = plain_y["title"] | up["title"]
+        layout |= {f"xaxis{suffix}": across, f"yaxis{suffix}": up}
     if count > 1 and look.apart == "rows":
-        figure.update_layout(height=int(0.8 * HEIGHT * count))
+        layout["height"] = int(0.8 * HEIGHT * count)
+    return layout
 
 
-def _axis(axes: Axes, quantity: Quantity, scale: Any, span: tuple[float, float]) -> dict[str, Any]:
-    found: dict[str, Any] = {"title_text": escape(axes.title(quantity), quote=False), "range": list(span)}
+def _title(axis: Json) -> str:
+    return str(axis["title"]["text"])
+
+
+def _axis(axes: Axes, quantity: Quantity, scale: Any, span: tuple[float, float]) -> Json:
+    found: Json = {"title": {"text": axes.title(quantity)}, "range": list(span)}
     if axes.is_log(quantity, scale):
         found |= {"type": "log", "tickvals": TICKS, "ticktext": [f"{tick:,g}" for tick in TICKS]}
     return found
@@ -187,28 +185,28 @@ def limit_lines(drawers: Sequence[PanelTraces]) -> list[dict[str, Any]]:
     return shapes
 
 
-def notes(figure: go.Figure, drawers: Sequence[PanelTraces]) -> list[dict[str, Any]]:
+def notes(layout: Json, drawers: Sequence[PanelTraces]) -> list[dict[str, Any]]:
     """What is written into the figure: limits, the pick, the selected trial, how many trials are far below."""
     found: list[dict[str, Any]] = []
     for drawer in drawers:
         if len(drawers) > 1 and drawer.axes.look.apart != "overlay":
             found.append(_corner(drawer, f"<b>{escape(drawer.panel.name)}</b>", "left", "top", drawer.palette.ink))
-        found += _limit_notes(figure, drawer)
-        found += _out_of_sight(figure, drawer)
+        found += _limit_notes(layout, drawer)
+        found += _out_of_sight(layout, drawer)
         selected = drawer.panel.selected
         if drawer.panel.chosen is not None:
             text = "pick" if selected != drawer.panel.chosen else "pick, selected"
-            found += _pointer(figure, drawer, drawer.panel.chosen, text, left=True)
+            found += _pointer(layout, drawer, drawer.panel.chosen, text, left=True)
         if selected is not None and selected != drawer.panel.chosen:
-            found += _pointer(figure, drawer, selected, f"trial {selected}", left=False)
+            found += _pointer(layout, drawer, selected, f"trial {selected}", left=False)
     return found
 
 
-def _is_log(figure: go.Figure, axis: str) -> bool:
-    return bool(figure.layout[axis].type == "log")
+def _is_log(layout: Json, axis: str) -> bool:
+    return bool(layout[axis].get("type") == "log")
 
 
-def _limit_notes(figure: go.Figure, drawer: PanelTraces) -> list[dict[str, Any]]:
+def _limit_notes(layout: Json, drawer: PanelTraces) -> list[dict[str, Any]]:
     label = {"showarrow": False, "font": {"color": drawer.palette.limit, "size": 12}}
     x, y = f"x{drawer.subplot}", f"y{drawer.subplot}"
     look = drawer.axes.look
@@ -217,14 +215,14 @@ def _limit_notes(figure: go.Figure, drawer: PanelTraces) -> list[dict[str, Any]]
     # Plotly takes logarithms for the places of annotations on a logarithmic axis.
     if across is not None:
         at, text = across
-        place = float(np.log10(at)) if _is_log(figure, "xaxis") else at
+        place = float(np.log10(at)) if _is_log(layout, "xaxis") else at
         found.append(
             {"x": place, "xref": x, "y": 0, "yref": f"{y} domain", "yanchor": "bottom", "xanchor": "left",
              "textangle": -90, "text": f"limit {text}", **label}
         )  # fmt: skip
     if up is not None:
         at, text = up
-        place = float(np.log10(at)) if _is_log(figure, "yaxis") else at
+        place = float(np.log10(at)) if _is_log(layout, "yaxis") else at
         found.append(
             {"x": 1, "xref": f"{x} domain", "y": place, "yref": y, "xanchor": "right", "yanchor": "bottom",
              "text": f"limit {text}", **label}
@@ -232,11 +230,11 @@ def _limit_notes(figure: go.Figure, drawer: PanelTraces) -> list[dict[str, Any]]
     return found
 
 
-def _out_of_sight(figure: go.Figure, drawer: PanelTraces) -> list[dict[str, Any]]:
+def _out_of_sight(layout: Json, drawer: PanelTraces) -> list[dict[str, Any]]:
     look = drawer.axes.look
     if look.y not in (ACCURACY, DROP):
         return []
-    low, high = figure.layout.yaxis.range
+    low, high = layout["yaxis"]["range"]
     values = drawer.y.value[drawer.drawn & ~drawer.unfinished]
     count = int(((values < low) | (values > high)).sum())
     if not count:
@@ -260,15 +258,15 @@ def _corner(drawer: PanelTraces, text: str, across: str, up: str, colour: str) -
     }
 
 
-def _pointer(figure: go.Figure, drawer: PanelTraces, number: int, text: str, left: bool) -> list[dict[str, Any]]:
+def _pointer(layout: Json, drawer: PanelTraces, number: int, text: str, left: bool) -> list[dict[str, Any]]:
     row = drawer.points.row(number)
     if row is None or not drawer.drawn[row]:
         return []
     x, y = float(drawer.x.value[row]), float(drawer.y.value[row])
     return [
         {
-            "x": float(np.log10(x)) if _is_log(figure, "xaxis") else x,
-            "y": float(np.log10(y)) if _is_log(figure, "yaxis") else y,
+            "x": float(np.log10(x)) if _is_log(layout, "xaxis") else x,
+            "y": float(np.log10(y)) if _is_log(layout, "yaxis") else y,
             "xref": f"x{drawer.subplot}",
             "yref": f"y{drawer.subplot}",
             "text": text,

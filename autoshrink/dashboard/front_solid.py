@@ -7,11 +7,11 @@ from html import escape
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
-from autoshrink.dashboard.figures import BASELINE, lay_out
-from autoshrink.dashboard.front_look import Axes, Panel
-from autoshrink.dashboard.front_traces import FAINT, PLAIN_NAME, PanelTraces
+from autoshrink.dashboard.figures import BASELINE
+from autoshrink.dashboard.front_look import Axes, Panel, base_layout
+from autoshrink.dashboard.front_traces import FAINT, MANY, PLAIN_NAME, PanelTraces
+from autoshrink.dashboard.packing import Json, packed
 from autoshrink.dashboard.palette import Palette
 
 HEIGHT = 560
@@ -19,34 +19,32 @@ HEIGHT = 560
 SYMBOLS = ("circle", "square", "diamond", "cross")
 
 
-def solid_figure(axes: Axes, palette: Palette, colours: Mapping[str, str]) -> go.Figure:
+def solid_figure(axes: Axes, palette: Palette, colours: Mapping[str, str]) -> Json:
     """Trials of all panels in one space: `look.y` is the height, `look.area` the depth."""
-    figure = go.Figure()
+    data: list[Json] = []
     for place, panel in enumerate(axes.panels):
         drawer = PanelTraces(axes, panel, place, palette, colours)
-        figure.add_traces(list(_traces(axes, panel, place, drawer, palette, colours)))
-    lay_out(figure, palette, HEIGHT)
+        data += _traces(axes, panel, place, drawer, palette, colours)
     look = axes.look
-    named = {
-        "xaxis": _axis(axes, look.x, look.x_scale, palette),
-        "yaxis": _axis(axes, look.area, "auto", palette),
-        "zaxis": _axis(axes, look.y, look.y_scale, palette),
-    }
-    figure.update_layout(
-        scene={
-            **named,
+    layout = base_layout(palette, HEIGHT)
+    del layout["xaxis"], layout["yaxis"]
+    layout |= {
+        "scene": {
+            "xaxis": _axis(axes, look.x, look.x_scale, palette),
+            "yaxis": _axis(axes, look.area, "auto", palette),
+            "zaxis": _axis(axes, look.y, look.y_scale, palette),
             "aspectmode": "manual",
             "aspectratio": {"x": 1.35, "y": 1.1, "z": 0.85},
             "camera": {"eye": {"x": -1.45, "y": -1.55, "z": 0.75}},
         },
-        uirevision=f"solid {look.x.name} {look.y.name} {look.area.name} {look.relative}",
-        margin={"l": 0, "r": 0, "t": 12, "b": 0},
-    )
-    return figure
+        "uirevision": f"solid {look.x.name} {look.y.name} {look.area.name} {look.relative}",
+        "margin": {"l": 0, "r": 0, "t": 12, "b": 0},
+    }
+    return {"data": data, "layout": layout}
 
 
-def _axis(axes: Axes, quantity: Any, scale: Any, palette: Palette) -> dict[str, Any]:
-    title = escape(axes.title(quantity), quote=False).split(", 1 = ")[0]
+def _axis(axes: Axes, quantity: Any, scale: Any, palette: Palette) -> Json:
+    title = axes.title(quantity).split(", 1 = ")[0]
     return {
         "title": {"text": f"{title} (1 = {BASELINE})" if axes.is_relative(quantity) else title},
         "type": "log" if axes.is_log(quantity, scale) else "linear",
@@ -60,26 +58,28 @@ def _axis(axes: Axes, quantity: Any, scale: Any, palette: Palette) -> dict[str, 
 
 def _traces(
     axes: Axes, panel: Panel, place: int, drawer: PanelTraces, palette: Palette, colours: Mapping[str, str]
-) -> Iterator[go.Scatter3d]:
+) -> Iterator[Json]:
     symbol = SYMBOLS[place % len(SYMBOLS)]
     depth = axes.column(panel, axes.look.area)
     points = panel.points
     plain = ~drawer.special & ~drawer.unfinished & drawer.drawn
 
-    def scatter(rows: Any, name: str, first: bool, marker: dict[str, Any]) -> go.Scatter3d:
-        return go.Scatter3d(
-            x=drawer.x.value[rows],
-            y=depth.value[rows],
-            z=drawer.y.value[rows],
-            mode="markers",
-            name=escape(name),
-            legendgroup=escape(name),
-            showlegend=first and place == 0 and len(rows) > 0,
-            marker=marker,
-            text=[points.hover(points.records[row]) if len(rows) < 500 else escape(points.words[row]) for row in rows],
-            customdata=[[int(points.numbers[row]), panel.name] for row in rows],
-            hovertemplate="%{text}<extra></extra>",
-        )
+    def scatter(rows: Any, name: str, first: bool, marker: Json) -> Json:
+        told = len(rows) <= MANY
+        return {
+            "type": "scatter3d",
+            "x": packed(drawer.x.value[rows]),
+            "y": packed(depth.value[rows]),
+            "z": packed(drawer.y.value[rows]),
+            "mode": "markers",
+            "name": escape(name),
+            "legendgroup": escape(name),
+            "showlegend": first and place == 0 and len(rows) > 0,
+            "marker": marker,
+            "text": [points.hover(points.records[row]) if told else escape(points.words[row]) for row in rows],
+            "customdata": [[int(points.numbers[row]), panel.name] for row in rows],
+            "hovertemplate": "%{text}<extra></extra>",
+        }
 
     for group, colour in colours.items():
         of_group = plain & (drawer.groups == group)

@@ -9,6 +9,7 @@ from autoshrink.dashboard.tables import size_ratio
 from autoshrink.dashboard.view import NOT_MEASURED, TargetView
 from autoshrink.errors import NothingFits
 from autoshrink.package.choose import DEFAULT_DROP
+from autoshrink.package.shortfall import NoneKeeps, Shortfall
 from autoshrink.search.front import is_known
 from autoshrink.search.limits import given, merged
 from autoshrink.search.words import human_bytes, human_figure, human_ms, human_rate
@@ -27,6 +28,7 @@ class Headline:
         why: how the trial was chosen.
         unknown: what is not known of any trial here, and why; empty when all is.
         unmeasured: the same in three words.
+        shortfall: what comes nearest when no trial keeps the limits.
     """
 
     chosen: TrialRecord | None
@@ -35,6 +37,7 @@ class Headline:
     why: str = ""
     unknown: str = ""
     unmeasured: str = ""
+    shortfall: Shortfall | None = None
 
 
 def headline(view: TargetView, asked: Limits | None = None) -> Headline:
@@ -57,7 +60,8 @@ def headline(view: TargetView, asked: Limits | None = None) -> Headline:
     try:
         chosen = view.choose(limits)
     except NothingFits as error:
-        return Headline(None, str(error), unknown=unknown, unmeasured=unmeasured)
+        missed = error.shortfall if isinstance(error, NoneKeeps) else None
+        return Headline(None, str(error), unknown=unknown, unmeasured=unmeasured, shortfall=missed)
     why = _why(view, limits, "the limits of this target" if limits == own else "these limits")
     if chosen is baseline:
         others = sum(is_known(record, view.axes) for record in view.records) - 1

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from autoshrink.errors import NothingFits
 from autoshrink.measure.stats import difference_interval
 from autoshrink.package.candidates import Candidate, candidates, drop_interval
-from autoshrink.package.shortfall import Shortfall, shortfall_of
+from autoshrink.package.shortfall import NoneKeeps, shortfall_of
 from autoshrink.search.limits import Limit, given, relaxed
 from autoshrink.target import Limits
 from autoshrink.types import Outcome, TrialRecord
@@ -51,8 +51,8 @@ def choose(
         found: the `candidates` of these, where they are known already; `batch` and `others` then say nothing.
 
     Raises:
-        NothingFits: no trial keeps the limits; the message names the nearest misses and the limits that would do. Or
-            a limit is on what was not measured on this target.
+        NoneKeeps: no trial keeps the limits; the message names the nearest misses and the limits that would do.
+        NothingFits: none was measured, or a limit is on what was not measured on this target.
         ValueError: the records are of several targets.
     """
     targets = sorted({record.target for record in records})
@@ -67,13 +67,8 @@ def choose(
         raise NothingFits("\n".join(_unchecked(limit, records) for limit in unknown))
     chosen = _best(found, limits)
     if chosen is None:
-        raise NothingFits(shortfall(found, limits).text)
+        raise NoneKeeps(shortfall_of(found, limits, _best))
     return chosen.record
-
-
-def shortfall(found: Sequence[Candidate], limits: Limits) -> Shortfall:
-    """What comes nearest to limits that none of `found` keeps, and which of them to relax."""
-    return shortfall_of(found, limits, _best)
 
 
 def applicable(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from autoshrink.errors import NothingFits
 from autoshrink.package.candidates import Candidate
 from autoshrink.search.limits import Limit, given, relaxed
 from autoshrink.search.words import describe
@@ -77,11 +78,20 @@ class Shortfall:
         return "\n".join([self.sentence, "nearest:", *(f"  {miss.text}" for miss in self.nearest), *ways])
 
 
+class NoneKeeps(NothingFits):
+    """No trial keeps the limits; `shortfall` says what comes nearest."""
+
+    def __init__(self, shortfall: Shortfall) -> None:
+        super().__init__(shortfall.text)
+        self.shortfall = shortfall
+
+
 def shortfall_of(found: Sequence[Candidate], limits: Limits, best: Best) -> Shortfall:
     """What comes nearest to limits that none of `found` keeps, and what would have to give."""
     asked = given(limits)
-    broken = [(candidate, _broken(candidate, asked)) for candidate in found]
-    broken.sort(key=lambda pair: (sum(pair[1].values()), pair[0].number))
+    # By which share of each limit it is over it: 0 where it keeps it.
+    excesses = [tuple(max(candidate.excess(limit), 0.0) for limit in asked) for candidate in found]
+    order = sorted(range(len(found)), key=lambda place: (sum(excesses[place]), found[place].number))
     options = ", ".join(limit.option(limit.text(limit.value)) for limit in asked)
     only = {candidate.scored.target for candidate in found} - {candidate.record.target for candidate in found}
     where = f"; accuracy is of the same recipes on {', '.join(sorted(only))}" if only else ""
@@ -89,35 +99,34 @@ def shortfall_of(found: Sequence[Candidate], limits: Limits, best: Best) -> Shor
         f"none of the {len(found)} {'compiled' if only else 'measured'} trials keeps {options} (by the upper ends of "
         f"the 95 % intervals{where})"
     )
-    nearest = tuple(Miss(candidate, tuple(map(_broken_by(candidate), by))) for candidate, by in broken[:NEAREST])
+    nearest = tuple(Miss(found[place], _breaks(found[place], asked, excesses[place])) for place in order[:NEAREST])
 
-    def way_out(candidate: Candidate, by: Mapping[Limit, float]) -> WayOut:
-        enough = {limit: limit.enough_for(bound) for limit in by if (bound := candidate.bound(limit)) is not None}
+    def way_out(place: int) -> WayOut:
+        candidate, over = found[place], excesses[place]
+        bounds = {limit: candidate.bound(limit) for limit, excess in zip(asked, over, strict=True) if excess > 0}
+        enough = {limit: limit.enough_for(bound) for limit, bound in bounds.items() if bound is not None}
         chosen = best(found, relaxed(limits, {limit: limit.parse(text) for limit, text in enough.items()}))
-        return WayOut(enough, chosen.number if chosen else None, max(by.values()))
+        return WayOut(enough, chosen.number if chosen else None, max(over))
 
     ways = []
-    for limit in asked:
-        alone = [(c, by) for c, by in broken if list(by) == [limit] and math.isfinite(by[limit])]
+    for which in range(len(asked)):
+        alone = [place for place in order if excesses[place][which] == sum(excesses[place]) < math.inf]
         if alone:
-            ways.append(way_out(*min(alone, key=lambda pair: pair[1][limit])))
+            ways.append(way_out(min(alone, key=lambda place: excesses[place][which])))
     if not ways:
-        finite = [(c, by) for c, by in broken if all(map(math.isfinite, by.values()))]
-        ways = [way_out(*finite[0])] if finite else []
+        finite = [place for place in order if sum(excesses[place]) < math.inf]
+        ways = [way_out(finite[0])] if finite else []
     return Shortfall(sentence, nearest, tuple(sorted(ways, key=lambda way: (way.excess, way.text))))
 
 
-def _broken(candidate: Candidate, asked: Sequence[Limit]) -> dict[Limit, float]:
-    """The limits that the candidate breaks -> by which share of them."""
-    excesses = {limit: candidate.excess(limit) for limit in asked}
-    return {limit: excess for limit, excess in excesses.items() if excess > 0}
-
-
-def _broken_by(candidate: Candidate) -> Callable[[Limit], str]:
-    def text(limit: Limit) -> str:
+def _breaks(candidate: Candidate, asked: Sequence[Limit], excesses: Sequence[float]) -> tuple[str, ...]:
+    texts = []
+    for limit, excess in zip(asked, excesses, strict=True):
         bound = candidate.bound(limit)
+        if excess <= 0:
+            continue
         if bound is None or math.isinf(bound):
-            return f"{limit.noun} unknown: its interval was not measured"
-        return limit.miss(bound)
-
-    return text
+            texts.append(f"{limit.noun} unknown: its interval was not measured")
+        else:
+            texts.append(limit.miss(bound))
+    return tuple(texts)

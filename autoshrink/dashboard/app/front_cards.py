@@ -30,8 +30,8 @@ SELECT = "select-trial"
 def answer_card(snapshot: Snapshot, view: TargetView, answer: Answer) -> list[Component | str]:
     """The pick, why it is that one, and the command that ships it; or the nearest misses and the ways out."""
     card = components(join(answer_markup(answer)))
-    if answer.shortfall is not None:
-        return [*_missed(answer.shortfall), *card]
+    if answer.headline.shortfall is not None:
+        return [*_missed(answer.headline.shortfall), *card]
     if answer.number is None:
         return card
     _, command = next_commands(snapshot.folder, view.name, answer.limits)[0]

@@ -209,8 +209,7 @@ def _register(app: Dash, library: Library) -> None:
                 "said": said,
             }
         # The page has room for a figure of this height or more.
-        room = figure.layout.height
-        figure.update_layout(height=None, autosize=True)
+        room = figure["layout"].pop("height")
         key = f"{version} {scheme} {look} {names}"
         shown: Any = figure
         if key == drawn and not look.solid:
