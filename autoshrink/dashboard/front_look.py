@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import plotly.graph_objects as go
 
+from autoshrink.dashboard.figure_json import Json
 from autoshrink.dashboard.figures import BASELINE, lay_out
-from autoshrink.dashboard.packing import Json
 from autoshrink.dashboard.palette import Palette
 from autoshrink.dashboard.points import Column, Floats, Mask, Points
 from autoshrink.dashboard.quantities import (

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from autoshrink.dashboard.figure_json import Json
+from autoshrink.dashboard.figures import BASELINE
 from autoshrink.dashboard.front_look import Axes, Look, Panel, base_layout
 from autoshrink.dashboard.front_solid import solid_figure
 from autoshrink.dashboard.front_traces import FIELD, PanelTraces, target_keys
-from autoshrink.dashboard.packing import Json
 from autoshrink.dashboard.palette import Palette
 from autoshrink.dashboard.points import Floats, Points
 from autoshrink.dashboard.quantities import ACCURACY, DROP, Quantity
@@ -68,7 +69,6 @@ def limit_patch(figure: Json) -> list[tuple[tuple[Any, ...], Any]]:
     for place, trace in enumerate(figure["data"]):
         if trace.get("meta") == FIELD:
             changes += [(("data", place, "marker", name), trace["marker"][name]) for name in ("symbol", "opacity")]
-            changes.append((("data", place, "showlegend"), trace["showlegend"]))
         else:
             changes.append((("data", place), trace))
     changes += [(("layout", name), figure["layout"][name]) for name in ("shapes", "annotations")]
@@ -79,7 +79,10 @@ def groups(points: Sequence[Points], look: Look) -> list[str]:
     """What colours tell apart: the families of the recipes that were scored, or the outcomes, each sorted."""
     if look.colour == "outcome":
         return [outcome.value for outcome in Outcome]
-    return sorted({str(name) for each in points for name in np.unique(each.families)})
+    found: set[str] = set()
+    for each in points:
+        found.update(np.unique(each.families[each.column(ACCURACY).known]).tolist())
+    return sorted(found - {BASELINE})
 
 
 def revision(look: Look, panels: Sequence[Panel]) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from autoshrink.dashboard.figure_json import Json, packed
 from autoshrink.dashboard.figures import BASELINE
 from autoshrink.dashboard.front_look import Axes, Panel, base_layout
 from autoshrink.dashboard.front_traces import FAINT, MANY, PLAIN_NAME, PanelTraces
-from autoshrink.dashboard.packing import Json, packed
 from autoshrink.dashboard.palette import Palette
 
 HEIGHT = 560

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from autoshrink.dashboard.figure_json import Json, packed
 from autoshrink.dashboard.figures import BASELINE
 from autoshrink.dashboard.front_look import Axes, Panel
-from autoshrink.dashboard.packing import Json, packed
 from autoshrink.dashboard.palette import Palette
 from autoshrink.dashboard.points import Column, Floats
 from autoshrink.search.front import non_dominated
@@ -55,11 +55,8 @@ class PanelTraces:
         self.keeps = self.points.keeps(panel.limits)
         self.members = self.points.members(self.keeps) & self.drawn
         self.many = int(self.drawn.sum()) > MANY
-        self.groups = self.points.families if look.colour == "technique" else self.points.outcomes
-        self.special = np.zeros(len(self.points), dtype=np.bool_)
-        for row in (self.points.baseline, self.points.plain_int8):
-            if row is not None:
-                self.special[row] = True
+        self.groups = self._groups_of(panel)
+        self.special = self.points.special
         self.unfinished = np.isin(self.points.outcomes, [outcome.value for outcome in UNFINISHED])
 
     def all(self) -> Iterator[Json]:
@@ -69,14 +66,37 @@ class PanelTraces:
         if self.axes.look.unfinished:
             yield from map(self._unfinished, UNFINISHED)
         yield from (self._front(group) for group in self._groups())
+        if self.first:
+            yield from map(self._key, self.colours)
         yield self._star()
         yield self._plain()
         yield self._ring(self.panel.chosen, "the pick", "circle-open", 12)
         yield self._ring(self.panel.selected, "selected", "square-open", 14)
 
     def _groups(self) -> list[str]:
-        there = set(np.unique(self.groups[self.drawn & ~self.unfinished]).tolist())
+        there = set(np.unique(self.groups[self.drawn & ~self.unfinished & ~self.special]).tolist())
         return [name for name in self.colours if name in there]
+
+    def _key(self, group: str) -> Json:
+        """A group in the legend, with a full marker whatever becomes of its trials."""
+        there = any(
+            ((self._groups_of(panel) == group) & self.axes.drawn(panel) & ~panel.points.special).any()
+            for panel in self.axes.panels
+        )
+        return {
+            "type": "scatter",
+            "x": [None],
+            "y": [None],
+            "mode": "markers",
+            "name": escape(group),
+            "legendgroup": escape(group),
+            "showlegend": there,
+            "hoverinfo": "skip",
+            "marker": {"color": self.colours[group], "symbol": "circle", "size": 10},
+        }
+
+    def _groups_of(self, panel: Panel) -> Any:
+        return panel.points.families if self.axes.look.colour == "technique" else panel.points.outcomes
 
     def staircase(self) -> Json:
         """The line along the members of the front that no other beats on the two axes."""
@@ -118,7 +138,7 @@ class PanelTraces:
             "mode": "markers",
             "name": escape(group),
             "legendgroup": escape(group),
-            "showlegend": self.first and not (self.members & chosen).any(),
+            "showlegend": False,
             "meta": FIELD,
             "marker": {
                 "color": self.colours[group],
@@ -165,7 +185,7 @@ class PanelTraces:
             "mode": "markers",
             "name": escape(group),
             "legendgroup": escape(group),
-            "showlegend": self.first and len(rows) > 0,
+            "showlegend": False,
             "marker": {
                 "color": colour,
                 "symbol": packed(self._symbols(rows)),

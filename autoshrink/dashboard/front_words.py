@@ -8,6 +8,7 @@ import numpy as np
 
 from autoshrink.dashboard.formatting import counted
 from autoshrink.dashboard.front_look import Axes, Look, Panel
+from autoshrink.dashboard.front_traces import UNFINISHED
 from autoshrink.dashboard.points import Points
 from autoshrink.dashboard.quantities import ACCURACY, QUANTITIES, noun_of
 from autoshrink.types import Outcome
@@ -56,17 +57,14 @@ def left_out(axes: Axes) -> list[str]:
         drawn = axes.drawn(panel)
         counts = []
         for outcome in Outcome:
-            of_outcome = panel.points.outcomes == outcome.value
-            hidden = of_outcome & ~drawn
-            if not axes.look.unfinished and outcome in (Outcome.STOPPED, Outcome.REJECTED, Outcome.FAILED):
-                hidden = of_outcome
-            count = int(hidden.sum())
-            if count:
-                counts.append(f"{count} {outcome.value}")
+            hidden = panel.points.outcomes == outcome.value
+            if axes.look.unfinished or outcome not in UNFINISHED:
+                hidden = hidden & ~drawn
+            if hidden.any():
+                counts.append(f"{int(hidden.sum())} {outcome.value}")
         if counts:
-            place = f" of {panel.name}" if len(axes.panels) > 1 else ""
-            found.append(f"Not drawn{place}: {', '.join(counts)}; see the table.")
-    return found
+            found.append(f"{f'{panel.name} ' if len(axes.panels) > 1 else ''}{', '.join(counts)}")
+    return [f"Not drawn: {'; '.join(found)}."] if found else []
 
 
 def summary(axes: Axes) -> str:

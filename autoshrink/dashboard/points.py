@@ -102,6 +102,13 @@ class Points:
         """Where the recipe stands that is 8-bit quantization alone."""
         return next((row for row, words in enumerate(self.words) if words == PLAIN_INT8), None)
 
+    @cached_property
+    def special(self) -> Mask:
+        """[trials]: which have a mark of their own, the baseline and the one of plain 8 bit."""
+        found = np.zeros(len(self), dtype=np.bool_)
+        found[[row for row in (self.baseline, self.plain_int8) if row is not None]] = True
+        return found
+
     def column(self, quantity: Quantity, relative: bool = False) -> Column:
         """A quantity of all trials; relative to the baseline where that is asked for and means something.
 

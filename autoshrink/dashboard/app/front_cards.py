@@ -9,6 +9,7 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from autoshrink.dashboard.answer import Answer, answer_markup
+from autoshrink.dashboard.app.downloads import package_button
 from autoshrink.dashboard.app.nodes import components
 from autoshrink.dashboard.app.place import address
 from autoshrink.dashboard.commands import next_commands
@@ -39,13 +40,13 @@ def answer_card(snapshot: Snapshot, view: TargetView, answer: Answer) -> list[Co
         [dcc.Link("All about it", href=address("trial", snapshot.name, target=view.name, trial=answer.number))],
         className="links",
     )
-    return [*card, _command(command), links]
+    return [*card, package_button(snapshot.name, view.name, answer.number), _command(command), links]
 
 
 def _command(command: str) -> Component:
     copy = dcc.Clipboard(content=command, title="Copy the command", className="copy")
     return html.Div(
-        [html.P("Write the package for the device:", className="note"), html.Div([html.Pre(command), copy])],
+        [html.P("Or write it where you are:", className="note"), html.Div([html.Pre(command), copy])],
         className="command",
     )
 

@@ -80,6 +80,7 @@ def targets_row(place: Place, targets: Sequence[str], first: str) -> Component:
             dropdown(place, "apart", {"columns": "side by side", "overlay": "in one figure"}),
             "apart",
             several,
+            "apart-field",
         ),
     ]
     return html.Div(fields, className="fields targets-row")
@@ -152,9 +153,10 @@ def hint(view: TargetView, box: Box) -> str:
     return "no limit" if own is None else f"{box_text(box, own)}, the target's"
 
 
-def field(label: str, widget: Component, name: str, more: str = "") -> Component:
+def field(label: str, widget: Component, name: str, more: str = "", identity: str = "") -> Component:
     """A control with its label above it."""
-    return html.Div([html.Label(label, htmlFor=dom_id(control(name))), widget], className=f"field {more}")
+    named = {"id": identity} if identity else {}
+    return html.Div([html.Label(label, htmlFor=dom_id(control(name))), widget], className=f"field {more}", **named)
 
 
 def dropdown(place: Place, name: str, options: Mapping[str, str], default: str | None = None) -> Component:

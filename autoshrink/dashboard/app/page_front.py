@@ -363,6 +363,9 @@ def _register_scripts(app: Dash) -> None:
         State({"type": RELAX, "to": ALL}, "id"),
         prevent_initial_call=True,
     )
+    app.clientside_callback(
+        ClientsideFunction(SCRIPT, "several"), Output("apart-field", "className"), Input(control("beside"), "value")
+    )
     app.clientside_callback(ClientsideFunction(SCRIPT, "narrow"), Output("narrow", "data"), Input("front-drawn", "id"))
 
 

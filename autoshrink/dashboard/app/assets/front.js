@@ -98,11 +98,16 @@ window.dash_clientside = window.dash_clientside || {};
     return NAMES.map((name) => (name in values ? values[name] : nothing()));
   }
 
+  /* How several targets are arranged is asked only where there are several. */
+  function several(beside) {
+    return beside && beside.length ? "field" : "field hidden";
+  }
+
   function narrow() {
     const small = window.matchMedia("(max-width: 720px)");
     small.addEventListener("change", () => window.dash_clientside.set_props("narrow", { data: small.matches }));
     return small.matches;
   }
 
-  window.dash_clientside.front = { couple, say, chosen, chosenRow, chosenMiss, relax, narrow };
+  window.dash_clientside.front = { couple, say, chosen, chosenRow, chosenMiss, relax, several, narrow };
 })();
