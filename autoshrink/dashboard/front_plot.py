@@ -14,7 +14,7 @@ from autoshrink.dashboard.front_look import Axes, Look, Panel, base_layout
 from autoshrink.dashboard.front_solid import solid_figure
 from autoshrink.dashboard.front_traces import FIELD, PanelTraces, target_keys
 from autoshrink.dashboard.palette import Palette
-from autoshrink.dashboard.points import Floats, Points
+from autoshrink.dashboard.points import Points
 from autoshrink.dashboard.quantities import ACCURACY, DROP, Quantity
 from autoshrink.types import Outcome
 
@@ -43,8 +43,11 @@ def front_plot(panels: Sequence[Panel], look: Look, palette: Palette, colours: M
     baseline = panels[0].points.baseline
     if baseline is None or not axes.drawn(panels[0])[baseline]:
         return None
+    # A target of which nothing is known on these axes gets no empty panel; what is said beside the figure tells of it.
+    panels = [panel for panel in panels if axes.drawn(panel).any()]
     if sum(int(axes.drawn(panel).sum()) for panel in panels) < 2:
         return None
+    axes = Axes(look, panels)
     if look.solid:
         return solid_figure(axes, palette, colours)
     drawers = [PanelTraces(axes, panel, place, palette, colours) for place, panel in enumerate(panels)]
@@ -94,15 +97,14 @@ def revision(look: Look, panels: Sequence[Panel]) -> str:
 def _layout(axes: Axes, drawers: Sequence[PanelTraces], palette: Palette) -> Json:
     look = axes.look
     layout = base_layout(palette, HEIGHT)
-    x_range, y_range = (reach(axes, drawers, quantity) for quantity in (look.x, look.y))
     plain_x, plain_y = layout.pop("xaxis"), layout.pop("yaxis")
     count = len({drawer.subplot for drawer in drawers})
     share = (1 - GAP * (count - 1)) / count
     for place in range(count):
         suffix = "" if place == 0 else str(place + 1)
         start = place * (share + GAP)
-        across = plain_x | _axis(axes, look.x, look.x_scale, x_range) | {"anchor": f"y{suffix}"}
-        up = plain_y | _axis(axes, look.y, look.y_scale, y_range) | {"anchor": f"x{suffix}"}
+        across = plain_x | _axis(axes, drawers, look.x, look.x_scale) | {"anchor": f"y{suffix}"}
+        up = plain_y | _axis(axes, drawers, look.y, look.y_scale) | {"anchor": f"x{suffix}"}
         if count > 1 and look.apart == "columns":
             across["domain"] = [start, start + share]
             up["title"] = plain_y["title"] | {"text": _title(up) if place == 0 else ""}
@@ -123,48 +125,33 @@ def _title(axis: Json) -> str:
     return str(axis["title"]["text"])
 
 
-def _axis(axes: Axes, quantity: Quantity, scale: Any, span: tuple[float, float]) -> Json:
-    found: Json = {"title": {"text": axes.title(quantity)}, "range": list(span)}
+def _axis(axes: Axes, drawers: Sequence[PanelTraces], quantity: Quantity, scale: Any) -> Json:
+    # No range of its own: plotly keeps a reader's zoom over news only while the figure asks for the same range.
+    found: Json = {"title": {"text": escape(axes.title(quantity), quote=False)}, "type": "linear", "autorange": True}
     if axes.is_log(quantity, scale):
         found |= {"type": "log", "tickvals": TICKS, "ticktext": [f"{tick:,g}" for tick in TICKS]}
+    elif quantity in (ACCURACY, DROP):
+        far = focus(axes, drawers, quantity)
+        found["autorangeoptions"] = {"clipmax" if quantity.lower_is_better else "clipmin": far}
+    else:
+        found["rangemode"] = "tozero"
     return found
 
 
-def reach(axes: Axes, drawers: Sequence[PanelTraces], quantity: Quantity) -> tuple[float, float]:
-    """The ends of an axis, as plotly wants them.
+def focus(axes: Axes, drawers: Sequence[PanelTraces], quantity: Quantity) -> float:
+    """The end of the axis of a metric on its worse side.
 
-    That of a metric holds the front and the baselines with their intervals, and as much on the worse side of them as
-    those are high; that of a cost holds everything.
+    It holds the front and the baselines with their intervals, and trials that are worse by as much as those are apart.
     """
-    look = axes.look
-    scale = look.x_scale if quantity is look.x else look.y_scale
     columns = [(axes.column(drawer.panel, quantity), drawer) for drawer in drawers]
-    all_values = np.concatenate([column.value[drawer.drawn] for column, drawer in columns])
-    if axes.is_log(quantity, scale):
-        low, high = float(all_values.min()), float(all_values.max())
-        return float(np.log10(low * 0.75)), float(np.log10(high * 1.25))
-    if quantity not in (ACCURACY, DROP):
-        low, high = min(0.0, float(all_values.min())), float(all_values.max())
-        return low, high + 0.06 * ((high - low) or 1.0)
-    low, high, inside = focus(columns, all_values, quantity.lower_is_better)
-    margin = 0.06 * ((high - low) or 1.0)
-    return min(low, float(inside.min())) - margin, max(high, float(inside.max())) + margin
-
-
-def focus(
-    columns: Sequence[tuple[Any, PanelTraces]], all_values: Floats, lower_is_better: bool
-) -> tuple[float, float, Floats]:
-    """Low and high end of the front and the baselines with their intervals, and the values that are not far worse."""
-    lows, highs = [], []
-    for column, drawer in columns:
-        rows = drawer.members | drawer.special
-        rows = rows & drawer.drawn
-        lows.append(column.low[rows])
-        highs.append(column.high[rows])
-    low, high = float(np.nanmin(np.concatenate(lows))), float(np.nanmax(np.concatenate(highs)))
-    far = (high - low) or 1.0
-    near = all_values <= high + far if lower_is_better else all_values >= low - far
-    return low, high, all_values[near]
+    rows = [(drawer.members | drawer.special) & drawer.drawn for drawer in drawers]
+    low = min(float(np.nanmin(column.low[of])) for (column, _), of in zip(columns, rows, strict=True) if of.any())
+    high = max(float(np.nanmax(column.high[of])) for (column, _), of in zip(columns, rows, strict=True) if of.any())
+    apart = (high - low) or 1.0
+    values = np.concatenate([column.value[drawer.drawn] for column, drawer in columns])
+    if quantity.lower_is_better:
+        return max(high, float(values[values <= high + apart].max())) + 0.06 * apart
+    return min(low, float(values[values >= low - apart].min())) - 0.06 * apart
 
 
 def limit_lines(drawers: Sequence[PanelTraces]) -> list[dict[str, Any]]:
@@ -237,9 +224,9 @@ def _out_of_sight(layout: Json, drawer: PanelTraces) -> list[dict[str, Any]]:
     look = drawer.axes.look
     if look.y not in (ACCURACY, DROP):
         return []
-    low, high = layout["yaxis"]["range"]
+    end = layout["yaxis"]["autorangeoptions"]
     values = drawer.y.value[drawer.drawn & ~drawer.unfinished]
-    count = int(((values < low) | (values > high)).sum())
+    count = int(((values < end.get("clipmin", -np.inf)) | (values > end.get("clipmax", np.inf))).sum())
     if not count:
         return []
     side = "above" if look.y.lower_is_better else "below"

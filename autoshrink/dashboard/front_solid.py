@@ -44,7 +44,7 @@ def solid_figure(axes: Axes, palette: Palette, colours: Mapping[str, str]) -> Js
 
 
 def _axis(axes: Axes, quantity: Any, scale: Any, palette: Palette) -> Json:
-    title = axes.title(quantity).split(", 1 = ")[0]
+    title = escape(axes.title(quantity), quote=False).split(", 1 = ")[0]
     return {
         "title": {"text": f"{title} (1 = {BASELINE})" if axes.is_relative(quantity) else title},
         "type": "log" if axes.is_log(quantity, scale) else "linear",

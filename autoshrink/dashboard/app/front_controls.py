@@ -9,6 +9,7 @@ from typing import Any
 from dash import Input, dcc, html
 from dash.development.base_component import Component
 
+from autoshrink.dashboard.app.choice import choice
 from autoshrink.dashboard.app.place import Place, control
 from autoshrink.dashboard.front_look import Look, default_x, look_of
 from autoshrink.dashboard.limit_boxes import BOXES, Box, box_text
@@ -28,8 +29,12 @@ DEFAULTS = {
     "xscale": "auto",
     "yscale": "auto",
     "view": "2d",
+    "unfinished": "",
     "apart": "columns",
 }
+_SELDOM = ("costs", "xscale", "yscale", "area", "view", "unfinished")
+ALL = "*"
+"""In the place of a target: all of them."""
 
 
 def look_inputs() -> dict[str, Input]:
@@ -59,28 +64,16 @@ def look_from(values: Mapping[str, Any], view: TargetView, points: Points, sever
 
 def targets_row(place: Place, targets: Sequence[str], first: str) -> Component:
     """Which targets are looked at."""
-    beside = [name for name in place.get("beside").split(",") if name in targets and name != first]
-    fields = [field("Target", dcc.Dropdown(list(targets), first, id=control("target"), clearable=False), "target")]
-    several = "" if len(targets) > 1 else " hidden"
+    fields = [choice("target", "Target", {name: name for name in targets}, first)]
+    beside = {"": "no other"} | {name: name for name in targets} | ({ALL: "all others"} if len(targets) > 2 else {})
     fields += [
-        field(
-            "Beside it",
-            dcc.Dropdown(
-                [name for name in targets if name != first],
-                beside,
-                id=control("beside"),
-                multi=True,
-                placeholder="no other target",
-            ),
-            "beside",
-            f"wide-field{several}",
+        html.Div(
+            choice("beside", "Beside it", beside, place.get("beside")), className="" if len(targets) > 1 else "hidden"
         ),
-        field(
-            "Targets",
-            dropdown(place, "apart", {"columns": "side by side", "overlay": "in one figure"}),
-            "apart",
-            several,
-            "apart-field",
+        html.Div(
+            pick_one(place, "apart", "Arranged", {"columns": "side by side", "overlay": "in one figure"}),
+            className="hidden",
+            id="apart-field",
         ),
     ]
     return html.Div(fields, className="fields targets-row")
@@ -91,32 +84,37 @@ def toolbar(place: Place, view: TargetView) -> list[Component]:
     nouns = {name: noun_of(quantity, view.metric) for name, quantity in QUANTITIES.items()}
     first = html.Div(
         [
-            field("Up", dropdown(place, "y", nouns), "y"),
-            field("Across", dropdown(place, "x", nouns, default_x(view).name), "x"),
-            field("Colour", dropdown(place, "colour", {"technique": "technique", "outcome": "outcome"}), "colour"),
+            pick_one(place, "y", "Up", nouns),
+            pick_one(place, "x", "Across", nouns, default_x(view).name),
+            pick_one(place, "colour", "Colour", {"technique": "technique", "outcome": "outcome"}),
         ],
         className="fields",
     )
-    unfinished = ["shown"] if place.get("unfinished") else []
     more = html.Div(
         [
-            field("Costs", dropdown(place, "costs", {"relative": "ratio to the baseline", "absolute": "with units"}),
-                  "costs"),
-            field("Scale across", dropdown(place, "xscale", SCALES), "xscale"),
-            field("Scale up", dropdown(place, "yscale", SCALES), "yscale"),
-            field("Marker area, depth", dropdown(place, "area", {"auto": "automatic", **nouns}), "area"),
-            field("View", dropdown(place, "view", {"2d": "flat", "3d": "in space"}), "view"),
-            dcc.Checklist(
-                [{"label": "Stopped, rejected and failed ones too", "value": "shown"}],
-                unfinished,
-                id=control("unfinished"),
-                className="check",
-            ),
+            pick_one(place, "costs", "Costs", {"relative": "ratio to the baseline", "absolute": "with units"}),
+            pick_one(place, "xscale", "Scale across", SCALES),
+            pick_one(place, "yscale", "Scale up", SCALES),
+            pick_one(place, "area", "Marker area, depth", {"auto": "automatic", **nouns}),
+            pick_one(place, "view", "View", {"2d": "flat", "3d": "in space"}),
+            pick_one(place, "unfinished", "Stopped, rejected, failed", {"": "left out", "shown": "shown"}),
         ],
         className="fields more",
-    )  # fmt: skip
-    opened = any(place.get(name) for name in ("costs", "xscale", "yscale", "area", "view", "unfinished"))
-    return [first, html.Details([html.Summary("More ways to look"), more], open=opened)]
+    )
+    changed = any(place.get(name, DEFAULTS[name]) != DEFAULTS[name] for name in _SELDOM)
+    return [first, html.Details([html.Summary("More ways to look"), more], open=changed)]
+
+
+def pick_one(place: Place, name: str, label: str, options: Mapping[str, str], default: str | None = None) -> Component:
+    """A choice of some words; what the address asks for and is none of them is not taken."""
+    asked = place.get(name)
+    return choice(name, label, options, asked if asked in options else default or DEFAULTS[name])
+
+
+def targets_of(target: str, beside: str | None, known: Sequence[str]) -> list[str]:
+    """The target that is looked at, then those beside it."""
+    others = [name for name in known if name != target]
+    return [target, *(others if beside == ALL else [name for name in others if name == beside])]
 
 
 def limits_form(place: Place) -> list[Component]:
@@ -151,25 +149,6 @@ def hint(view: TargetView, box: Box) -> str:
     """What stands in an empty box."""
     own = getattr(view.target.limits, box.field)
     return "no limit" if own is None else f"{box_text(box, own)}, the target's"
-
-
-def field(label: str, widget: Component, name: str, more: str = "", identity: str = "") -> Component:
-    """A control with its label above it."""
-    named = {"id": identity} if identity else {}
-    return html.Div([html.Label(label, htmlFor=dom_id(control(name))), widget], className=f"field {more}", **named)
-
-
-def dropdown(place: Place, name: str, options: Mapping[str, str], default: str | None = None) -> Component:
-    """A choice of some words; what the address asks for and is none of them is not taken."""
-    asked = place.get(name)
-    value = asked if asked in options else default or DEFAULTS[name]
-    return dcc.Dropdown(
-        [{"label": label, "value": key} for key, label in options.items()],
-        value,
-        id=control(name),
-        clearable=False,
-        searchable=False,
-    )
 
 
 def slider_id(box: Box) -> dict[str, str]:

@@ -67,14 +67,14 @@ def _layout(place: Place, library: Library) -> Component:
         ],
         className="front-limits",
     )
-    trial = place.number("trial")
+    trial = place.number("selected")
     selected = html.Section(
         [
             html.Div(
                 [
-                    html.Label("Selected trial", htmlFor=front_controls.dom_id(control("trial"))),
+                    html.Label("Selected trial", htmlFor=front_controls.dom_id(control("selected"))),
                     dcc.Input(
-                        type="number", min=0, step=1, value=trial, id=control("trial"), debounce=True,
+                        type="number", min=0, step=1, value=trial, id=control("selected"), debounce=True,
                         placeholder="click a point", className="trial-number",
                     ),
                     dcc.Input(type="hidden", value=place.get("on") or None, id=control("on")),
@@ -168,7 +168,7 @@ def _register(app: Dash, library: Library) -> None:
             "beside": Input(control("beside"), "value"),
             "looks": front_controls.look_inputs(),
             "limits": front_controls.limit_inputs(),
-            "trial": Input(control("trial"), "value"),
+            "trial": Input(control("selected"), "value"),
             "on": Input(control("on"), "value"),
             "narrow": Input("narrow", "data"),
             "version": Input(VERSION, "data"),
@@ -179,7 +179,7 @@ def _register(app: Dash, library: Library) -> None:
     )
     def draw(
         target: str,
-        beside: list[str] | None,
+        beside: str | None,
         looks: Mapping[str, Any],
         limits: Mapping[str, str | None],
         trial: int | None,
@@ -191,7 +191,7 @@ def _register(app: Dash, library: Library) -> None:
         drawn: str | None,
     ) -> dict[str, Any]:
         snapshot, view = view_of(where, target)
-        names = [target, *(name for name in beside or [] if name in snapshot.views and name != target)]
+        names = front_controls.targets_of(target, beside, list(snapshot.views))
         asked, _ = asked_of(view, limits)
         panels = records.panels(snapshot, names, asked, trial, on or "")
         look = front_controls.look_from(looks, view, panels[0].points, len(names) > 1, bool(narrow))
@@ -253,7 +253,7 @@ def _register(app: Dash, library: Library) -> None:
         Output("front-selected", "children"),
         inputs={
             "target": Input(control("target"), "value"),
-            "trial": Input(control("trial"), "value"),
+            "trial": Input(control("selected"), "value"),
             "on": Input(control("on"), "value"),
             "limits": front_controls.limit_inputs(),
             "_version": Input(VERSION, "data"),
@@ -335,7 +335,7 @@ def _register_scripts(app: Dash) -> None:
     )
     app.clientside_callback(
         ClientsideFunction(SCRIPT, "chosen"),
-        Output(control("trial"), "value"),
+        Output(control("selected"), "value"),
         Output(control("on"), "value"),
         Input(FRONT_ID, "clickData"),
         State(control("target"), "value"),
@@ -343,15 +343,15 @@ def _register_scripts(app: Dash) -> None:
     )
     app.clientside_callback(
         ClientsideFunction(SCRIPT, "chosenRow"),
-        Output(control("trial"), "value", allow_duplicate=True),
+        Output(control("selected"), "value", allow_duplicate=True),
         Output(control("on"), "value", allow_duplicate=True),
         Input(TRIALS, "selectedRows"),
-        State(control("trial"), "value"),
+        State(control("selected"), "value"),
         prevent_initial_call=True,
     )
     app.clientside_callback(
         ClientsideFunction(SCRIPT, "chosenMiss"),
-        Output(control("trial"), "value", allow_duplicate=True),
+        Output(control("selected"), "value", allow_duplicate=True),
         Output(control("on"), "value", allow_duplicate=True),
         Input({"type": SELECT, "number": ALL}, "n_clicks"),
         prevent_initial_call=True,

@@ -100,7 +100,7 @@ window.dash_clientside = window.dash_clientside || {};
 
   /* How several targets are arranged is asked only where there are several. */
   function several(beside) {
-    return beside && beside.length ? "field" : "field hidden";
+    return beside && beside.length ? "" : "hidden";
   }
 
   function narrow() {
