@@ -58,24 +58,43 @@ def front_plot(panels: Sequence[Panel], look: Look, palette: Palette, colours: M
     layout |= {
         "shapes": limit_lines(drawers),
         "annotations": notes(layout, drawers),
-        "uirevision": revision(look, panels),
+        "uirevision": revision(axes),
     }
     return {"data": data, "layout": layout}
 
 
-def limit_patch(figure: Json) -> list[tuple[tuple[Any, ...], Any]]:
-    """(Path, value) of what limits and a selection change in a figure that shows the same trials on the same axes.
+Change = tuple[tuple[Any, ...], Any]
+"""Path in a figure's JSON, and what stands there now."""
+
+
+def limit_patch(figure: Json) -> list[Change]:
+    """What limits and a selection change in a figure that shows the same trials on the same axes.
 
     Of the many trials only how they are drawn: neither their places nor what is said of them.
     """
-    changes: list[tuple[tuple[Any, ...], Any]] = []
+    changes: list[Change] = []
     for place, trace in enumerate(figure["data"]):
         if trace.get("meta") == FIELD:
             changes += [(("data", place, "marker", name), trace["marker"][name]) for name in ("symbol", "opacity")]
         else:
             changes.append((("data", place), trace))
-    changes += [(("layout", name), figure["layout"][name]) for name in ("shapes", "annotations")]
+    return changes + _annotated(figure)
+
+
+def news_patch(figure: Json) -> list[Change]:
+    """What further trials change in a figure on the same axes; never what a reader moves: ranges and the camera."""
+    layout = figure["layout"]
+    changes: list[Change] = [(("data",), figure["data"]), *_annotated(figure)]
+    for axis in layout:
+        if axis.startswith(("xaxis", "yaxis")):
+            kept = ("title", "autorangeoptions")
+            changes += [(("layout", axis, name), layout[axis][name]) for name in kept if name in layout[axis]]
     return changes
+
+
+def _annotated(figure: Json) -> list[Change]:
+    layout = figure["layout"]
+    return [(("layout", name), layout[name]) for name in ("shapes", "annotations") if name in layout]
 
 
 def groups(points: Sequence[Points], look: Look) -> list[str]:
@@ -88,10 +107,12 @@ def groups(points: Sequence[Points], look: Look) -> list[str]:
     return sorted(found - {BASELINE})
 
 
-def revision(look: Look, panels: Sequence[Panel]) -> str:
+def revision(axes: Axes) -> str:
     """Changes when a zoom makes no sense any more: with the axes, never with news."""
-    axes = [look.x.name, look.y.name, look.x_scale, look.y_scale, look.relative, look.solid, look.apart]
-    return " ".join(map(str, [*axes, *(panel.name for panel in panels)]))
+    look = axes.look
+    scales = [axes.is_log(quantity, scale) for quantity, scale in ((look.x, look.x_scale), (look.y, look.y_scale))]
+    chosen = [look.x.name, look.y.name, *scales, look.relative, look.solid, look.apart]
+    return " ".join(map(str, [*chosen, *(panel.name for panel in axes.panels)]))
 
 
 def _layout(axes: Axes, drawers: Sequence[PanelTraces], palette: Palette) -> Json:

@@ -15,7 +15,7 @@ import pytest
 from autoshrink.dashboard.answer import answer_markup, answer_of
 from autoshrink.dashboard.figure_json import SHORT, packed
 from autoshrink.dashboard.front_look import Axes, Look, Panel, default_x, look_of
-from autoshrink.dashboard.front_plot import front_plot, groups, limit_patch
+from autoshrink.dashboard.front_plot import front_plot, groups, limit_patch, news_patch
 from autoshrink.dashboard.front_words import caption, replaced, summary, why_nothing
 from autoshrink.dashboard.markup import join
 from autoshrink.dashboard.palette import LIGHT
@@ -237,6 +237,17 @@ def test_a_patch_is_all_that_limits_and_selection_change() -> None:
             part = part[step]
         part[path[-1]] = value
     assert before == after
+
+
+def test_news_move_no_axis() -> None:
+    later = fake_trial(6, BOTH, accuracy=0.92, ratio=0.15, size=400_000)
+    figure = drawn([panel([*records(), later])])
+    assert figure["layout"]["uirevision"] == drawn([panel(records())])["layout"]["uirevision"]
+    paths = {path for path, _ in news_patch(figure)}
+    assert ("data",) in paths
+    assert {path[2] for path in paths if len(path) == 3} == {"title", "autorangeoptions"}
+    solid = drawn([panel(records())], Look(solid=True))
+    assert {path for path, _ in news_patch(solid)} == {("data",)}
 
 
 def test_short_arrays_stay_readable_and_others_are_refused() -> None:

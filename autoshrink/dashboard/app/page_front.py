@@ -17,7 +17,7 @@ from autoshrink.dashboard.app.notices import notices_slot
 from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page
 from autoshrink.dashboard.app.place import Place, control
 from autoshrink.dashboard.front_look import Axes, Look, Panel
-from autoshrink.dashboard.front_plot import front_plot, groups, limit_patch
+from autoshrink.dashboard.front_plot import Change, front_plot, groups, limit_patch, news_patch
 from autoshrink.dashboard.front_words import caption, kept_count, replaced, summary, why_nothing
 from autoshrink.dashboard.kept import Kept
 from autoshrink.dashboard.library import Library, Snapshot
@@ -188,7 +188,7 @@ def _register(app: Dash, library: Library) -> None:
         version: str,
         scheme: str,
         where: list[str],
-        drawn: str | None,
+        drawn: list[str] | None,
     ) -> dict[str, Any]:
         snapshot, view = view_of(where, target)
         names = front_controls.targets_of(target, beside, list(snapshot.views))
@@ -210,15 +210,11 @@ def _register(app: Dash, library: Library) -> None:
             }
         # The page has room for a figure of this height or more.
         room = figure["layout"].pop("height")
-        key = f"{version} {scheme} {look} {names}"
+        key = [f"{figure['layout']['uirevision']} {look.colour} {scheme}", f"{version} {look} {names}"]
         shown: Any = figure
-        if key == drawn and not look.solid:
-            shown = Patch()
-            for path, value in limit_patch(figure):
-                part = shown
-                for step in path[:-1]:
-                    part = part[step]
-                part[path[-1]] = value
+        if drawn is not None and drawn[0] == key[0]:
+            # Dash writes a reader's zoom into the figure, so that one sent anew would take it away.
+            shown = _patch(limit_patch(figure) if drawn[1] == key[1] else news_patch(figure))
         axes = Axes(look, panels)
         other = replaced(panels[0].points, [(axis, str(looks[axis])) for axis in ("x", "y", "area")], look)
         return {
@@ -367,6 +363,16 @@ def _register_scripts(app: Dash) -> None:
         ClientsideFunction(SCRIPT, "several"), Output("apart-field", "className"), Input(control("beside"), "value")
     )
     app.clientside_callback(ClientsideFunction(SCRIPT, "narrow"), Output("narrow", "data"), Input("front-drawn", "id"))
+
+
+def _patch(changes: Sequence[Change]) -> Patch:
+    found = Patch()
+    for path, value in changes:
+        part = found
+        for step in path[:-1]:
+            part = part[step]
+        part[path[-1]] = value
+    return found
 
 
 def _colours(
