@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from autoshrink.errors import ConfigError
 from autoshrink.task import Split, Task, TrainingSet
@@ -54,6 +56,32 @@ def read_splits() -> tuple[Split, Split, Split]:
     Raises:
         ConfigError: scikit-learn is not installed.
     """
+    table = _table()
+    images, labels = table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
+    whole = Split({"image": (images / 8 - 1).astype(np.float32)}, {"label": labels})
+    # RandomState, whose stream NumPy froze: the same split with every release.
+    random = np.random.RandomState(0)
+    by_class = [random.permutation(np.flatnonzero(labels == label)) for label in range(10)]
+    held = VAL_PER_CLASS + TEST_PER_CLASS
+    train, val, test = (
+        np.sort(np.concatenate([rows[part] for rows in by_class]))
+        for part in (slice(held, None), slice(0, VAL_PER_CLASS), slice(VAL_PER_CLASS, held))
+    )
+    return whole.rows(train), whole.rows(val), whole.rows(test)
+
+
+def _table() -> npt.NDArray[np.float64]:
+    """A row an image: its 64 pixels from 0 to 16, then its class.
+
+    Raises:
+        ConfigError: scikit-learn is not installed.
+    """
+    package = find_spec("sklearn")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        # Its file alone: importing scikit-learn, and SciPy with it, takes seconds.
+        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",")
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -61,18 +89,7 @@ def read_splits() -> tuple[Split, Split, Split]:
             [f"digits: the data set is part of scikit-learn ({error}); run: pip install 'autoshrink[digits]'"]
         ) from error
     data = load_digits()
-    whole = Split(
-        {"image": (data.images / 8 - 1).astype(np.float32)[:, np.newaxis]}, {"label": data.target.astype(np.int64)}
-    )
-    # RandomState, whose stream NumPy froze: the same split with every release.
-    random = np.random.RandomState(0)
-    by_class = [random.permutation(np.flatnonzero(data.target == label)) for label in range(10)]
-    held = VAL_PER_CLASS + TEST_PER_CLASS
-    train, val, test = (
-        np.sort(np.concatenate([rows[part] for rows in by_class]))
-        for part in (slice(held, None), slice(0, VAL_PER_CLASS), slice(VAL_PER_CLASS, held))
-    )
-    return whole.rows(train), whole.rows(val), whole.rows(test)
+    return np.column_stack([data.data, data.target])
 
 
 def student(width: float, depth: float) -> torch.nn.Module:

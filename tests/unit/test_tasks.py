@@ -16,7 +16,7 @@ from torch import nn
 
 from autoshrink.errors import ConfigError
 from autoshrink.task import Split, Task, TrainingSet, call
-from autoshrink.tasks import TASKS, fashion, fashion_data
+from autoshrink.tasks import TASKS, digits, fashion, fashion_data
 from autoshrink.tasks.classification import calibration_rows, cross_entropy, right_answers
 from autoshrink.tasks.digits import ASSETS as DIGITS_ASSETS
 from autoshrink.tasks.encoder import PatchEncoder
@@ -162,8 +162,18 @@ class TestDigits:
         accuracy = float(log[-1].rpartition(" ")[2])
         assert accuracy > 0.6, "chance is 0.1"
 
+    def test_the_images_are_those_of_scikit_learn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("sklearn", reason="the digits data set is part of scikit-learn")
+        of_the_file = digits.read_splits()
+        # Where its file lies elsewhere, scikit-learn itself is asked.
+        monkeypatch.setattr(digits, "find_spec", lambda _name: None)
+        for found, expected in zip(of_the_file, digits.read_splits(), strict=True):
+            np.testing.assert_array_equal(found.inputs["image"], expected.inputs["image"])
+            np.testing.assert_array_equal(found.targets["label"], expected.targets["label"])
+
     def test_without_scikit_learn_it_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+        for name in ("sklearn", "sklearn.datasets"):
+            monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(ConfigError, match=re.escape("pip install 'autoshrink[digits]'")):
             load_task("digits")
 
