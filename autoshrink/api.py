@@ -141,7 +141,7 @@ def search(
         ConfigError: anything wrong with the task, a target, the space, or the place for the results.
         TargetUnavailable: a target's runtime is not here.
     """
-    loaded = _load(task)
+    # What needs no import of torch first: a mistake there is said at once.
     profiles: dict[str, Target] = {}
     for named in targets:
         target = named if isinstance(named, Target) else load_target(str(named))
@@ -154,14 +154,17 @@ def search(
         raise ConfigError([f"--trials: {trials}; it must be 1 or more"])
     if not 0 < fidelity <= 1:
         raise ConfigError([f"--fidelity: {fidelity:g}; it must be over 0 and at most 1 (0.1 trains a tenth)"])
+    if study:
+        _check_name(study)
+    searched = load_space(str(space))
+    loaded = _load(task)
     name = study or loaded.name
-    if not is_name(name):
-        raise ConfigError([f"--study: {name!r} may hold letters, digits, '.', '-' and '_' only"])
+    _check_name(name)
     meta = StudyMeta(
         name=name,
         task=loaded.source,
         targets=profiles,
-        space=load_space(str(space)),
+        space=searched,
         seed=seed,
         trials=trials,
         time_limit_s=time_limit_s,
@@ -234,6 +237,11 @@ def _read_force(force: Iterable[str], targets: Iterable[Target]) -> tuple[str, .
     if problems:
         raise ConfigError(problems)
     return tuple(keys)
+
+
+def _check_name(name: str) -> None:
+    if not is_name(name):
+        raise ConfigError([f"--study: {name!r} may hold letters, digits, '.', '-' and '_' only"])
 
 
 def _load(task: str | Path | Task) -> Task:

@@ -102,14 +102,19 @@ def _file(
 
 def _trial(study: str, trial: int, target: str | None, apply: bool, calls: int, results: Path) -> Explanation:
     from autoshrink.api import open_study
-    from autoshrink.explain.apply_trial import apply_to_trial
-    from autoshrink.explain.explanation import read, write
-    from autoshrink.explain.place import place_of
-    from autoshrink.explain.trial import chosen_target, explain_trial
+    from autoshrink.explain.chosen import chosen_record, chosen_target
 
     opened = open_study(study, results)
     folder = opened.folder
     profile = chosen_target(folder, target)
+    chosen_record(folder, profile.name, trial)
+
+    # torch comes with these.
+    from autoshrink.explain.apply_trial import apply_to_trial
+    from autoshrink.explain.explanation import read, write
+    from autoshrink.explain.place import place_of
+    from autoshrink.explain.trial import explain_trial
+
     with place_of(profile, folder.identity(profile.name), _say) as place:
         explained, record = explain_trial(folder, opened.task(), trial, place, calls, _say)
         found = explained.explanation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoshrink.cache import StageCache
-from autoshrink.errors import ConfigError
+from autoshrink.explain.chosen import chosen_record
 from autoshrink.explain.place import Listen, Place, quiet
 from autoshrink.explain.run import CALLS, Explained, explain_artifact
 from autoshrink.isolate.job import Loaded
@@ -21,20 +21,6 @@ def runner_of(folder: StudyFolder, task: Task, target: Target, place: Place) -> 
     cache = StageCache()
     pipeline = Pipeline(task, cache, folder.meta.seed, folder.meta.fidelity)
     return TrialRunner(folder, task, target, pipeline, cache, place.pool)
-
-
-def chosen_target(folder: StudyFolder, name: str | None) -> Target:
-    """The target of a study that is meant; its only one where none is named.
-
-    Raises:
-        ConfigError: there is no such target, or there are several.
-    """
-    targets = folder.meta.targets
-    if name is None and len(targets) > 1:
-        raise ConfigError([f"--target: {folder.meta.name} has {', '.join(targets)}; name one of them"])
-    if name is not None and name not in targets:
-        raise ConfigError([f"--target: {name!r} is not in study {folder.meta.name}; it has {', '.join(targets)}"])
-    return targets[name or next(iter(targets))]
 
 
 def explain_trial(
@@ -61,11 +47,7 @@ def explain_trial(
         ChildError: they cannot be loaded or run.
     """
     target = place.target
-    records = folder.records(target.name)
-    record = next((each for each in records if each.number == number), None)
-    if record is None:
-        known = ", ".join(str(each.number) for each in records) or "none"
-        raise ConfigError([f"TRIAL: {target.name} has no trial {number}; it has {known}"])
+    record = chosen_record(folder, target.name, number)
     runner = runner_of(folder, task, target, place)
     example = runner.arrays_folder(first_rows(task.val.inputs, target.batch))
     artifact: Loaded | None = runner.loaded(record.artifact) if record.artifact else None
