@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.end_to_end.warm import run_command
+
 SPACE = """
 name: small
 techniques:
@@ -34,10 +36,14 @@ precisions:
 
 @dataclass(frozen=True)
 class Workplace:
-    """A folder of a user's own, in which the command line is run as a user would."""
+    """A folder of a user's own, in which the command line is run as a user would.
+
+    With `warm` in a process that was forked from one with the imports behind it, else in one that is started.
+    """
 
     path: Path
     cache: Path
+    warm: bool = True
 
     def command(self, *arguments: object) -> list[str]:
         return [sys.executable, "-W", "error", "-m", "autoshrink", *map(str, arguments)]
@@ -49,6 +55,8 @@ class Workplace:
     def run(
         self, *arguments: object, extra: Mapping[str, str] | None = None, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
+        if self.warm:
+            return run_command([*map(str, arguments)], self.path, self.environment(extra), timeout)
         return subprocess.run(
             self.command(*arguments),
             cwd=self.path,

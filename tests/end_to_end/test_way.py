@@ -30,7 +30,7 @@ ROW_KEYS = {
 def searched(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> Workplace:
     """One study of two targets, searched once for all tests of this file (some 40 s: 12 real trials)."""
     path = tmp_path_factory.mktemp("newcomer")
-    place = Workplace(path, shared_cache)
+    place = Workplace(path, shared_cache, warm=False)
     (path / "small.yaml").write_text(SPACE)
     from autoshrink.config import profile_folder
 
@@ -193,7 +193,7 @@ def test_listing_commands(searched: Workplace) -> None:
 
 def test_a_task_file_of_ones_own_goes_the_whole_way(tmp_path: Path, shared_cache: Path) -> None:
     """The example of the docs: two inputs and two outputs, through search, pick and verify, by a relative path."""
-    place = Workplace(tmp_path, shared_cache)
+    place = Workplace(tmp_path, shared_cache, warm=False)
     for file in (REPOSITORY / "docs" / "examples").glob("my_task.*"):
         shutil.copy(file, tmp_path)
     (tmp_path / "small.yaml").write_text(SPACE)
@@ -213,7 +213,7 @@ def test_a_task_file_of_ones_own_goes_the_whole_way(tmp_path: Path, shared_cache
 def test_the_python_of_the_readme_runs(tmp_path: Path, shared_cache: Path) -> None:
     code = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
     assert len(code) == 1
-    place = Workplace(tmp_path, shared_cache)
+    place = Workplace(tmp_path, shared_cache, warm=False)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code[0]],
         cwd=tmp_path,
