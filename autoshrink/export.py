@@ -12,6 +12,7 @@ from torch import nn
 from autoshrink.agreement import bounded_db, sqnr_db
 from autoshrink.errors import StageError
 from autoshrink.export_errors import STAGE, not_translatable, wrapped_name
+from autoshrink.exporter_table import kept_table
 from autoshrink.fake_quantize import translation_table, weight_quantizers
 from autoshrink.measure.environment import int8_sums_saturate
 from autoshrink.onnx_graph import (
@@ -95,7 +96,7 @@ def export_onnx(model: nn.Module, task: Task, batch: int, out: Path) -> dict[str
 def _to_onnx(model: nn.Module, task: Task, example: Arrays) -> Any:
     inputs, outputs = tuple(task.example_inputs), tuple(task.outputs)
     traced = trace(model, task, example)
-    with quiet_exporter():
+    with quiet_exporter(), kept_table():
         try:
             program: Any = torch.onnx.export(
                 traced,

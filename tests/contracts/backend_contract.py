@@ -157,7 +157,9 @@ class BackendContract:
         assert "\n" not in caught.value.reason
 
     @pytest.mark.parametrize("stage", ["compile", "load"])
-    def test_a_child_that_is_killed_is_said(self, backend: Backend, tmp_path: Path, stage: str) -> None:
+    def test_a_child_that_is_killed_is_said(
+        self, backend: Backend, workshop: Workshop, tmp_path: Path, stage: str
+    ) -> None:
         if stage == "load" and self.state == "compile-only":
             pytest.skip("nothing is loaded where nothing can run")
         source = self.source(backend, "cnn", tmp_path / "source")
@@ -165,10 +167,8 @@ class BackendContract:
         if backend.apart and stage == "compile":
             job = replace(job, run=False)
         elif backend.apart:
-            made = compile_and_run(replace(job, run=False), tmp_path / "apart", apart=True)
-            job = replace(
-                job, source=None, artifact=replace(job.artifact, files=tuple(file.name for file in made.files))
-            )
+            made = self.made(backend, workshop)
+            job = replace(job, source=None, artifact=Loaded(made.folder, made.compiled.files, "fp32"))
         work = tmp_path / "work"
         work.mkdir()
         with ChildProcess(work, 1) as child, pytest.raises(ChildError, match="killed") as caught:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,8 @@ class TestBodies:
         good = json.dumps(body_of(fake_job(tmp_path / "job"))).encode()
         before = children_of(served.process.pid)
         seen: dict[int, int] = {}
-        with served.http() as http:
+        # The standard library's client, which takes a fifth of the time of the one that opens the sessions.
+        with served.http() as http, closing(HTTPConnection("127.0.0.1", served.port, timeout=20)) as sender:
             session = session_of(http)
             where = f"/v1/sessions/{session}"
             paths = [f"{where}/jobs/1", f"{where}/jobs/-1", f"{where}/jobs/1/files/{'a' * 64}", "/v1/sessions/x", "/"]
@@ -176,11 +178,13 @@ class TestBodies:
                     for _ in range(chance.randrange(1, 4)):
                         mangled[chance.randrange(len(mangled))] = chance.randrange(256)
                     content = bytes(mangled)
-                answer = http.put(chance.choice(paths), content=content)
-                seen[answer.status_code] = seen.get(answer.status_code, 0) + 1
-                if answer.status_code == 202:
+                sender.request("PUT", chance.choice(paths), content, {"Authorization": f"Bearer {served.token}"})
+                with sender.getresponse() as answer:
+                    said = answer.read()
+                seen[answer.status] = seen.get(answer.status, 0) + 1
+                if answer.status == 202:
                     # Still a job, with another seed or the like: queued, and its files never come.
-                    assert answer.json()["state"] in ("queued", "files")
+                    assert json.loads(said)["state"] in ("queued", "files")
                     http.delete(f"{where}/jobs/1")
                     http.delete(where)
                     session = session_of(http)
