@@ -78,16 +78,27 @@ def wide_task() -> Task:
     return replace(task, model=lambda: build(96), student=lambda width, _depth: build(round(96 * width)))
 
 
-def packed_size(model: torch.nn.Module, task: Task, path: Path) -> int:
+def packed_size(model: torch.nn.Module, task: Task) -> int:
     """Bytes of the file that a model becomes."""
-    export_onnx(model, task, 1, path)
-    proto = onnx.load(str(path))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(model, task, 1, path)
+        proto = onnx.load(str(path))
     pack_weights(proto)
     return len(proto.SerializeToString())
 
 
+@lru_cache
+def wide_size() -> int:
+    """Bytes of the file that the model of `wide_task` becomes as it is."""
+    return packed_size(wide_task().model(), wide_task())
+
+
 def context_of(task: Task, seed: int = 0) -> Context:
     return Context(task, task.model, seed)
+
+
+_applied: dict[tuple[type, str], tuple[torch.nn.Module, Any]] = {}
 
 
 class Contract:
@@ -175,6 +186,14 @@ class TechniqueContract(Contract):
         assert isinstance(technique, ModuleTechnique)
         return technique.apply(model, technique.resolve(self.settings, TARGET), context_of(task, seed))
 
+    def applied(self, task: Task) -> tuple[torch.nn.Module, Any]:
+        """What `apply` gives for the task's model, made once for all tests that only look at it."""
+        key = type(self), task.name
+        if key not in _applied:
+            torch.manual_seed(1)
+            _applied[key] = self.apply(task.model(), task)
+        return _applied[key]
+
     @pytest.fixture(params=list(BUILDERS))
     def task(self, request: pytest.FixtureRequest) -> Task:
         if request.param in self.refuses:
@@ -182,7 +201,7 @@ class TechniqueContract(Contract):
         return task_of(request.param)
 
     def test_outputs_keep_their_shape_and_dtype(self, task: Task) -> None:
-        changed, _ = self.apply(task.model(), task)
+        changed, _ = self.applied(task)
         expected = run_example(task.model(), task)
         for name, output in run_example(changed, task).items():
             assert output.shape == expected[name].shape
@@ -190,7 +209,7 @@ class TechniqueContract(Contract):
             assert torch.isfinite(output).all()
 
     def test_changes_the_model(self, task: Task) -> None:
-        changed, _ = self.apply(task.model(), task)
+        changed, _ = self.applied(task)
         before, after = run_example(task.model(), task), run_example(changed, task)
         assert any(not torch.equal(before[name], after[name]) for name in before)
 
@@ -210,8 +229,7 @@ class TechniqueContract(Contract):
         assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in changed.parameters()}
 
     def test_one_seed_gives_one_result(self, task: Task) -> None:
-        torch.manual_seed(1)
-        first, structure = self.apply(task.model(), task)
+        first, structure = self.applied(task)
         torch.manual_seed(2)
         second, again = self.apply(task.model(), task)
         assert structure == again
@@ -225,7 +243,7 @@ class TechniqueContract(Contract):
         assert torch.equal(before, torch.get_rng_state())
 
     def test_comes_back_from_the_cache_bit_by_bit(self, task: Task, tmp_path: Path) -> None:
-        changed, structure = self.apply(task.model(), task)
+        changed, structure = self.applied(task)
         assert json.loads(json.dumps(structure)) == structure
         save_module(tmp_path, changed, [Step(self.name, structure)])
         fresh = task.model()
@@ -243,12 +261,12 @@ class TechniqueContract(Contract):
     def test_weights_that_were_shared_stay_shared(self) -> None:
         if "tied" in self.refuses:
             pytest.skip("refused, see test_refusals_name_a_layer")
-        changed, _ = self.apply(task_of("tied").model(), task_of("tied"))
+        changed, _ = self.applied(task_of("tied"))
         # Embedding and head hold one tensor with a row a token, whatever it is called now.
         assert len([p for p in changed.parameters() if p.ndim == 2 and len(p) == VOCABULARY]) == 1
 
     def test_leaves_no_gradient_and_no_hook(self, task: Task) -> None:
-        changed, _ = self.apply(task.model(), task)
+        changed, _ = self.applied(task)
         assert all(parameter.grad is None for parameter in changed.parameters())
         assert all(parameter.requires_grad for parameter in changed.parameters())
         assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in changed.modules())
@@ -259,12 +277,12 @@ class TechniqueContract(Contract):
             pytest.skip("refused, see test_refusals_name_a_layer")
         task = task_of(name_of_model)
         # Raises when the outputs differ.
-        export_onnx(self.apply(task.model(), task)[0], task, 2, tmp_path / "model.onnx")
+        export_onnx(self.applied(task)[0], task, 2, tmp_path / "model.onnx")
 
-    def test_file_is_as_large_as_promised(self, tmp_path: Path) -> None:
+    def test_file_is_as_large_as_promised(self) -> None:
         task = wide_task()
         changed, structure = self.apply(task.model(), task)
-        sizes = [packed_size(model, task, tmp_path / "model.onnx") for model in (task.model(), changed)]
+        sizes = [wide_size(), packed_size(changed, task)]
         large = sum(p.numel() for p in changed.parameters() if p.numel() >= LARGE)
         small = sum(p.numel() for p in changed.parameters() if p.numel() < LARGE)
         promised = large * self.bits(structure) / 8 + small * 4
