@@ -1,7 +1,7 @@
 """Commands in processes that are forked from one with the imports of a search behind it.
 
 Such a process is as much the command's own as a started one: arguments, folder, environment, output, exit code,
-signals. Only its imports are not fresh, which takes seconds off each; `test_way.py` starts its commands the plain way.
+signals. Only its imports are not fresh, which takes seconds off each; `test_way.py` starts some of each the plain way.
 """
 
 from __future__ import annotations
