@@ -15,7 +15,7 @@ test: .venv/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	AUTOSHRINK_TENSORRT_BINDINGS=$(CURDIR)/.venv/tensorrt/10:$(CURDIR)/.venv/tensorrt/11 OMP_NUM_THREADS=1 \
+	AUTOSHRINK_TENSORRT_BINDINGS=$(CURDIR)/.venv/tensorrt/10:$(CURDIR)/.venv/tensorrt/11 OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
 		$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
 bench: .venv/test
