@@ -206,7 +206,8 @@ def progress_figure(
         )
     lay_out(figure, palette, height=320)
     if minutes is None:
-        figure.update_xaxes(title_text="trial", tickformat="d")
+        few = max(record.number for record in records) <= LEAST_BARS
+        figure.update_xaxes(title_text="trial", tickformat="d", dtick=1 if few else None)
     else:
         figure.update_xaxes(title_text="minutes of search, pauses left out", rangemode="tozero")
     figure.update_yaxes(title_text="hypervolume", rangemode="tozero")

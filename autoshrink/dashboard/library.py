@@ -170,13 +170,14 @@ class _Study:
         for target, shelf in self._shelves.items():
             records[target], unreadable = shelf.read()
             broken += unreadable
+        lost = len(broken)
         activity, wrong = self._activity()
         if wrong:
             broken.append(Broken(f"{self._path.name}/{ACTIVITY_FILE}", wrong))
         folder = StudyFolder(self._path)
         folder.__dict__["meta"] = meta
         views = {target: TargetView.among(records, folder, target) for target in meta.targets}
-        return Snapshot(folder, meta, views, tuple(broken), _state(activity, meta, views), version, activity)
+        return Snapshot(folder, meta, views, tuple(broken), _state(activity, meta, views, lost), version, activity)
 
 
 def _read_meta(path: Path) -> StudyMeta:
@@ -196,10 +197,11 @@ def _read_meta(path: Path) -> StudyMeta:
     return meta
 
 
-def _state(activity: Activity | None, meta: StudyMeta, views: Mapping[str, TargetView]) -> StudyState:
+def _state(activity: Activity | None, meta: StudyMeta, views: Mapping[str, TargetView], lost: int) -> StudyState:
+    """What a study is doing; `lost` trials have ended too, but cannot be read."""
     if activity is not None and activity.is_alive:
         return StudyState.RUNNING
-    count = sum(len(view.records) for view in views.values())
+    count = lost + sum(len(view.records) for view in views.values())
     if not count:
         return StudyState.EMPTY
     if activity is not None:

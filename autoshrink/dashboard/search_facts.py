@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from autoshrink.dashboard.figures import stage_place, stage_seconds
+from autoshrink.dashboard.figures import stage_place
 from autoshrink.types import Outcome, TrialRecord
 
 _OF_A_TRIAL = frozenset(
@@ -57,17 +58,27 @@ class StageUse:
 
 def stage_uses(records: Sequence[TrialRecord]) -> list[StageUse]:
     """Every stage of `records`, in the order of a trial."""
-    totals = stage_seconds(records)
-    names = sorted({*totals, *(stage for record in records for stage in record.reused)}, key=stage_place)
-    found = []
-    for name in names:
+    seconds: dict[str, float] = defaultdict(float)
+    spent: dict[str, float] = defaultdict(float)
+    made, reused = Counter[str](), Counter[str]()
+    for record in records:
+        reused.update(record.reused)
         # A stage from the cache may stand among the seconds too, with what looking it up took.
-        made = sum(name in record.seconds and name not in record.reused for record in records)
-        reused = sum(name in record.reused for record in records)
-        spent = sum(record.seconds.get(name, 0.0) for record in records if name not in record.reused)
-        saved = None if not made else reused * spent / made
-        found.append(StageUse(name, totals.get(name, 0.0), made, reused, saved))
-    return found
+        for stage, value in record.seconds.items():
+            seconds[stage] += value
+            if stage not in record.reused:
+                spent[stage] += value
+                made[stage] += 1
+    return [
+        StageUse(
+            name,
+            seconds[name],
+            made[name],
+            reused[name],
+            reused[name] * spent[name] / made[name] if made[name] else None,
+        )
+        for name in sorted({*seconds, *reused}, key=stage_place)
+    ]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ BROKEN_SHOWN = 5
 
 
 def trials_so_far(snapshot: Snapshot) -> str:
-    """`14 of 48 trials`, or without a number of trials that was asked for, `14 trials`."""
+    """`14 of 48 trials`, or without a number of trials that was asked for, `14 trials`; of those that can be read."""
     done = sum(len(view.records) for view in snapshot.views.values())
     asked = snapshot.meta.trials
     if asked is None:
@@ -64,7 +64,7 @@ def broken_markup(snapshot: Snapshot) -> Markup | None:
         "div",
         element(
             "p",
-            element("b", f"{counted(len(broken), 'record')} cannot be read"),
+            element("b", f"{counted(len(broken), 'file')} cannot be read"),
             f" and {'is' if one else 'are'} missing below; everything else is shown.",
         ),
         element("ul", listed[:BROKEN_SHOWN]),

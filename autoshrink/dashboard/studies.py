@@ -52,7 +52,7 @@ class StudyRow:
         latest: when the latest trial ended; empty before the first.
         outcomes: how its trials ended -> how many, over all targets.
         planned: trials that were asked for, over all targets; None is no number.
-        unreadable: how many of its records cannot be read.
+        unreadable: how many of its files cannot be read.
         problems: why it is broken.
     """
 

@@ -78,6 +78,8 @@ def test_without_studies_the_page_says_how_to_make_one(browser: Any, tmp_path: P
 def test_the_search_page_draws_keeps_its_state_and_opens_a_trial_by_a_click(browser: Any, dashboard: Dashboard) -> None:
     with dashboard.open(browser, "/study/fake-study/search?target=openvino-cpu&over=time") as opened:
         page = opened.page
+        # Four figures at once keep the browser of a machine that has other work busy for long.
+        page.set_default_timeout(120_000)
         for name in ("progress", "time", "importance", "parallel"):
             page.locator(f"#{name} svg.main-svg").first.wait_for()
         page.locator("#progress .xtitle", has_text="minutes of search").wait_for()

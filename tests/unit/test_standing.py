@@ -69,7 +69,7 @@ def test_broken_records_are_named_with_their_reason(done: Snapshot, tmp_path: Pa
     file = tmp_path / "fake-study" / "openvino-cpu" / "trials" / "0003.json"
     file.write_text(file.read_text()[:100])
     said = text_of(broken_notice(Library(tmp_path).snapshot("fake-study")))
-    assert said.startswith("1 record cannot be read and is missing below; everything else is shown.")
+    assert said.startswith("1 file cannot be read and is missing below; everything else is shown.")
     assert "fake-study/openvino-cpu/trials/0003.json is not JSON" in said
     assert str(tmp_path) not in said
 
@@ -78,7 +78,7 @@ def test_many_broken_records_unfold_and_text_is_escaped(done: Snapshot) -> None:
     many = tuple(Broken(f"fake-study/<b>{number}.json", "<script>") for number in range(BROKEN_SHOWN + 2))
     markup = broken_markup(replace(done, broken=many))
     assert markup is not None
-    assert "<b>7 records cannot be read</b> and are missing" in markup
+    assert "<b>7 files cannot be read</b> and are missing" in markup
     assert markup.count("<li>") == BROKEN_SHOWN + 2
     assert "<summary>2 more</summary>" in markup
     assert "<script>" not in markup

@@ -136,7 +136,7 @@ def _devices(seen: Sequence[Seen]) -> list[Component]:
             "No search on this machine has used a device elsewhere: an agent, a phone's page, adb or ssh. "
             "A target's profile names one under "
         )
-        return [html.P([none, html.Code("device"), "; docs/devices.md says how."], className="nothing")]
+        return [html.P([none, html.Code("device"), "; docs/devices.md says how."], className="note empty")]
     items = [
         html.Li(
             [
@@ -165,7 +165,7 @@ def _latest(seen: Seen) -> str:
 
 def _steady(found: Sequence[Steadiness]) -> Component:
     if not found:
-        return html.P("No study has measured a latency yet.", className="nothing")
+        return html.P("No study has measured a latency yet.", className="note empty")
     rows: list[list[Cell]] = [
         [
             html.B(each.target, className="whole"),

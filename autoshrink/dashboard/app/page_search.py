@@ -137,6 +137,8 @@ def _register(app: Dash, library: Library) -> None:
         figure.update_layout(uirevision=target)
         return shown(figure, tables.lines_table(view, Place.of(*where).study), "")
 
+    known: dict[str, tuple[str, list[Component]]] = {}
+
     @app.callback(
         Output("search-now", "children"),
         Output("search-facts", "children"),
@@ -149,7 +151,12 @@ def _register(app: Dash, library: Library) -> None:
             snapshot = library.snapshot(Place.of(*where).study)
         except ConfigError:
             return None, None
-        return _now(snapshot), _facts(snapshot)
+        # Asked every few seconds: what the trials came to is counted once a version.
+        version, facts = known.get(snapshot.name, ("", []))
+        if version != snapshot.version:
+            facts = _facts(snapshot)
+            known[snapshot.name] = snapshot.version, facts
+        return _now(snapshot), [*facts, *_left(snapshot)]
 
     @app.callback(Output("search-ends", "children"), Output("search-stages", "children"), *looked)
     def ends(target: str, _version: str, _scheme: str, where: list[str]) -> tuple[object, object]:
@@ -211,19 +218,22 @@ def _for(moment: str) -> str:
 
 
 def _facts(snapshot: Snapshot) -> list[Component]:
+    """How trials ended, and what was spent and saved."""
     records = [record for view in snapshot.views.values() for record in view.records]
     counts = Counter(record.outcome.value for record in records)
     facts: list[Any] = [[html.B(trials_so_far(snapshot)), "".join(f", {counts[name]} {name}" for name in counts)]]
-    spent = sum(sum(record.seconds.values()) for record in records)
-    facts.append([html.B(human_seconds(spent)), " of work"])
-    cached = reused_in_all(stage_uses(records))
+    uses = stage_uses(records)
+    facts.append([html.B(human_seconds(sum(use.seconds for use in uses))), " of work"])
+    cached = reused_in_all(uses)
     if cached.reused:
         about = f", about {human_seconds(cached.saved)} saved" if cached.saved >= 1 else ""
         facts.append([html.B(f"{cached.reused} of {counted(cached.wanted, 'stage')}"), f" from the cache{about}"])
-    left = seconds_left(snapshot)
-    if left is not None:
-        facts.append([html.B(roughly(left)), " left"])
     return [html.Span(fact) for fact in facts]
+
+
+def _left(snapshot: Snapshot) -> list[Component]:
+    left = seconds_left(snapshot)
+    return [] if left is None else [html.Span([html.B(roughly(left)), " left"])]
 
 
 SEARCH = Page("search", "Search", _layout, _register)

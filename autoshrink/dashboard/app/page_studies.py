@@ -142,7 +142,7 @@ def _outcomes(row: StudyRow) -> Iterator[Component]:
         className="outcome-counts",
     )
     if row.unreadable:
-        yield html.P(f"{counted(row.unreadable, 'record')} cannot be read", className="bad-words")
+        yield html.P(f"{counted(row.unreadable, 'file')} cannot be read", className="bad-words")
 
 
 def _bar(outcomes: Mapping[Outcome, int], whole: int) -> Component:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
 from dash.development.base_component import Component
 
 from autoshrink.dashboard.app.blocks import csv_table, section
@@ -80,20 +80,22 @@ def _number(text: object) -> int | None:
 def _register(app: Dash, library: Library) -> None:
     @app.callback(
         Output(LIST, "children"),
-        Output(control("trial"), "value"),
         Input(control("target"), "value"),
         Input(control("trial"), "value"),
         Input(NUMBER, "value"),
         Input(VERSION, "data"),
         State(PLACE, "data"),
     )
-    def choices(target: str, text: str, typed: int | None, _version: str, where: list[str]) -> tuple[Any, Any]:
+    def choices(target: str, text: str, typed: int | None, _version: str, where: list[str]) -> Any:
         view = _view(library.snapshot(Place.of(*where).study), target)
         known = {record.number for record in view.records}
         number = typed if ctx.triggered_id == NUMBER and typed is not None else _number(text)
         if number not in known and ctx.triggered_id == control("target"):
             number = recommended(view)
-        return _options(view, number), no_update if _text(number) == text else _text(number)
+        if _text(number) != text:
+            # No output of this callback: the front has a control of this name too, and there this would be called.
+            set_props(control("trial"), {"value": _text(number)})
+        return _options(view, number)
 
     @app.callback(
         Output(CONTENT, "children"),

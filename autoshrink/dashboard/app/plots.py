@@ -32,7 +32,7 @@ def plot_block(
     return html.Div(
         [
             html.Div([html.H3(title), *([controls] if controls else [])], className="plot-title"),
-            html.P(id=f"{name}-none", className="nothing"),
+            html.P(id=f"{name}-none", className="note empty"),
             html.Div(
                 [
                     # A drawing tells nothing to those who hear the page: the table does.

@@ -175,7 +175,7 @@ def lines_csv(view: TargetView) -> Table:
 def ends(view: TargetView, study: str) -> list[Component]:
     """How many trials ended in which way, and why those did not complete."""
     if not view.records:
-        return [html.P("No trial has ended yet.", className="nothing")]
+        return [html.P("No trial has ended yet.", className="note empty")]
     by_number = {record.number: record for record in view.records}
     whole = sum(record.outcome is Outcome.COMPLETE for record in view.records)
     parts: list[Component] = [
@@ -210,7 +210,7 @@ def stages(view: TargetView) -> Component:
     """Each stage: what it took, how often it was made, how often the cache had it."""
     uses = stage_uses(view.records)
     if not uses:
-        return html.P("No time was recorded yet.", className="nothing")
+        return html.P("No time was recorded yet.", className="note empty")
     whole = sum(use.seconds for use in uses) or 1.0
     rows: list[list[Cell]] = [
         [
