@@ -5,6 +5,7 @@ const study = document.querySelector("h1").textContent;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const wide = matchMedia("(min-width: 961px)");
 const BESIDE_PANEL = 100;
+const LONGEST_NAME = 60;
 const options = {
   responsive: true,
   displaylogo: false,
@@ -16,6 +17,9 @@ function recoloured(value) {
   const known = new RegExp(Object.keys(page.dark).join("|"), "g");
   return JSON.parse(JSON.stringify(value).replace(known, (colour) => page.dark[colour]));
 }
+
+// Ids of all figures; accuracy over size is the front on another axis, and in the data only once.
+const names = Array.from(document.querySelectorAll(".plot"), (plot) => plot.id);
 
 let night = null;
 function scheme() {
@@ -31,9 +35,10 @@ const states = page.targets.map((target) => target && { axis: 0, own: false, log
 function draw(name) {
   const now = scheme();
   const [kind, place] = name.split("-");
-  let figure = now.figures[name];
+  const drawsFront = page.targets[place]?.axes.length && (kind === "front" || kind === "size");
+  let figure = now.figures[name] ?? now.figures[`front-${place}`];
   const target = page.targets[place] && { ...page.targets[place], colours: now.colours[place] };
-  if (target?.axes.length && (kind === "front" || kind === "size")) {
+  if (drawsFront) {
     const state = states[place];
     const size = target.axes.findIndex((axis) => axis.name === "size");
     const isMain = kind === "front" || !(`front-${place}` in now.figures);
@@ -44,12 +49,34 @@ function draw(name) {
 }
 
 function drawFronts(place) {
-  for (const kind of ["front", "size"]) if (`${kind}-${place}` in page.figures) draw(`${kind}-${place}`);
+  for (const kind of ["front", "size"]) if (document.getElementById(`${kind}-${place}`)) draw(`${kind}-${place}`);
+}
+
+// One figure after the other, so that the page can be read and moved before the last is drawn.
+let queue = [];
+function drawNext() {
+  const name = queue.shift();
+  if (name === undefined) return;
+  draw(name);
+  setTimeout(drawNext);
 }
 
 function drawAll() {
-  Object.keys(page.figures).forEach(draw);
+  const isIdle = queue.length === 0;
+  queue = names.filter(isShown);
+  if (isIdle) drawNext();
 }
+
+// What is folded up is drawn when it is opened.
+const isShown = (name) => document.getElementById(name).closest("details:not([open])") === null;
+
+document.addEventListener(
+  "toggle",
+  (event) => {
+    for (const plot of event.target.querySelectorAll(".plot")) if (isShown(plot.id)) draw(plot.id);
+  },
+  true,
+);
 
 // The row and the badge of the pick in the table of the front.
 function markPick(section, pick) {
@@ -65,6 +92,7 @@ function markPick(section, pick) {
   }
 }
 
+let isLive = false;
 page.targets.forEach((target, place) => {
   const form = document.getElementById(`limits-${place}`);
   if (!target || !form) return;
@@ -75,7 +103,8 @@ page.targets.forEach((target, place) => {
     markPick(section, answer.pick);
     const shown = document.getElementById(`pick-${place}`);
     if (shown) shown.textContent = command ?? "No trial keeps the limits that are set above.";
-    if (waiting) return;
+    // Before anything was moved `drawAll` draws.
+    if (waiting || !isLive) return;
     waiting = true;
     requestAnimationFrame(() => {
       waiting = false;
@@ -84,14 +113,14 @@ page.targets.forEach((target, place) => {
   });
 });
 
-for (const tools of document.querySelectorAll(".axes")) {
+for (const tools of document.querySelectorAll(".r-axes")) {
   const place = Number(tools.dataset.place);
   const name = tools.dataset.figure;
   const [axis, unit, log] = tools.querySelectorAll("select, input");
   const figure = tools.closest("figure");
   const title = figure.querySelector("h3");
   const caption = figure.querySelector("figcaption");
-  log.checked = page.figures[name].layout.xaxis.type === "log";
+  log.checked = frontView.isWide(Object.values(page.targets[place].axes[0].ratio));
   tools.addEventListener("change", () => {
     Object.assign(states[place], { axis: Number(axis.value), own: unit.value === "own", log: log.checked });
     const over = page.targets[place].axes[axis.value].name;
@@ -103,17 +132,23 @@ for (const tools of document.querySelectorAll(".axes")) {
   tools.hidden = false;
 }
 
+isLive = true;
 drawAll();
 dark.addEventListener("change", drawAll);
 wide.addEventListener("change", drawAll);
-addEventListener("beforeprint", () => Object.keys(page.figures).forEach((name) => Plotly.Plots.resize(name)));
+addEventListener("beforeprint", () => {
+  queue.splice(0).forEach(draw);
+  for (const name of names.filter(isShown)) Plotly.Plots.resize(name);
+});
+
+const trialOf = (part) => part.closest(".folded")?.querySelector("summary").textContent.split(":")[0] ?? "";
 
 for (const figure of document.querySelectorAll("figure")) {
   const plot = figure.querySelector(".plot");
-  const title = figure.querySelector("h3").textContent;
+  const title = figure.querySelector("h3")?.textContent ?? plot.getAttribute("aria-label");
   const target = figure.closest("section").querySelector("h2").textContent;
-  const name = save.fileName(study, target, title);
-  const tools = figure.querySelector(".tools");
+  const name = save.fileName(study, target, trialOf(figure), title.slice(0, LONGEST_NAME));
+  const tools = figure.querySelector(".r-tools");
   for (const format of ["png", "svg"]) {
     tools.append(
       save.button(format.toUpperCase(), `Save ${title} as ${format.toUpperCase()}`, () => save.figure(plot, name, format)),
@@ -156,17 +191,18 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 for (const scroll of document.querySelectorAll(".scroll")) {
   const table = scroll.querySelector("table");
+  if (!table?.tHead) continue;
   const label = scroll.getAttribute("aria-label");
   const target = scroll.closest("section").querySelector("h2").textContent;
   const tools = document.createElement("div");
-  tools.className = "tools";
+  tools.className = "r-tools";
   tools.append(
-    save.button("CSV", `Save ${label} as CSV`, () => save.table(table, save.fileName(study, target, label))),
+    save.button("CSV", `Save ${label} as CSV`, () => save.table(table, save.fileName(study, target, trialOf(scroll), label))),
   );
   const heading = scroll.previousElementSibling;
   if (heading?.tagName === "H3") {
     const head = document.createElement("div");
-    head.className = "head";
+    head.className = "r-head";
     heading.replaceWith(head);
     head.append(heading, tools);
   } else {

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from plotly.offline import get_plotlyjs
 from autoshrink.dashboard.figures import families, progress_figure, time_figure
 from autoshrink.dashboard.front_figure import LATENCY, SIZE, front_figure
 from autoshrink.dashboard.headline import Headline, headline
+from autoshrink.dashboard.importance import importance_figure, importances
 from autoshrink.dashboard.library import Library, Snapshot
 from autoshrink.dashboard.markup import Markup, element
 from autoshrink.dashboard.palette import DARK, LIGHT, counterparts
 from autoshrink.dashboard.report_data import target_data
 from autoshrink.dashboard.report_sections import body_of
+from autoshrink.dashboard.report_trials import Details, Room, figures_of, trial_details
 from autoshrink.dashboard.view import TargetView
 from autoshrink.errors import ConfigError
 from autoshrink.records import StudyFolder
@@ -28,6 +30,9 @@ from autoshrink.target import Limits
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("limits.js", "report_front.js", "report_limits.js", "report_export.js", "report.js")
+_STYLES = ("app/assets/trial.css", "report.css")
+LARGEST = 5_800_000
+"""Bytes at which the details of trials are cut, so that a report can be mailed."""
 
 Views = Mapping[str, TargetView]
 Data = Mapping[str, dict[str, Any] | None]
@@ -67,6 +72,32 @@ def _page(study: StudyFolder, snapshot: Snapshot) -> str:
     figures = _figures(views, answers, data)
     if figures:
         scripts.insert(0, get_plotlyjs())
+    without = _unbroken(body_of(study, snapshot, answers, figures, data, {}))
+    taken = sum(len(text.encode()) for text in [without, _data_json(figures, data), *scripts, *_styles()])
+    trials = _trials(study, views, answers, Room(LARGEST - taken))
+    figures |= figures_of(trials.values())
+    folded = {target: found.markup for target, found in trials.items()}
+    return _whole(
+        meta.name, body_of(study, snapshot, answers, figures, data, folded), _data_json(figures, data), scripts
+    )
+
+
+def _trials(study: StudyFolder, views: Views, answers: Mapping[str, Headline], room: Room) -> dict[str, Details]:
+    """The folded trials of each target; none takes more than its share of the room that the ones before it left."""
+    found = {}
+    for place, (target, view) in enumerate(views.items()):
+        share = Room(room.left // (len(views) - place))
+        before = share.left
+        found[target] = trial_details(study, view, answers[target], place, LIGHT, share)
+        room.takes(before - share.left)
+    return found
+
+
+def _styles() -> list[str]:
+    return [_file_text(name) for name in _STYLES]
+
+
+def _whole(title: str, body: Markup, data: str, scripts: Sequence[str]) -> str:
     policy = "; ".join(
         (
             "default-src 'none'",
@@ -83,17 +114,21 @@ def _page(study: StudyFolder, snapshot: Snapshot) -> str:
         element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{meta.name}: autoshrink study"),
-        element("style", Markup(_file_text("report.css"))),
+        element("title", f"{title}: autoshrink study"),
+        [element("style", Markup(style)) for style in _styles()],
     )
-    body = element(
+    shown = element(
         "body",
-        # A figure and its percent sign stay on one line.
-        Markup(body_of(study, snapshot, answers, figures, data).replace(" %", "&nbsp;%")),
-        element("script", Markup(_data_json(figures, data)), type="application/json", id="data"),
+        _unbroken(body),
+        element("script", Markup(data), type="application/json", id="data"),
         [element("script", Markup(script)) for script in scripts],
     )
-    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+    return f"<!doctype html>\n{element('html', head, shown, lang='en')}\n"
+
+
+def _unbroken(body: Markup) -> Markup:
+    """A figure and its percent sign stay on one line."""
+    return Markup(body.replace(" %", "&nbsp;%"))
 
 
 def _file_text(name: str) -> str:
@@ -106,16 +141,20 @@ def _hash(script: str) -> str:
 
 
 def _figures(views: Views, answers: Mapping[str, Headline], data: Data) -> dict[str, str]:
-    """Id of the element -> figure as JSON, for a light page; those that the records give nothing for are left out."""
+    """Id of the element -> figure as JSON, for a light page; those that the records give nothing for are left out.
+
+    The JSON is empty where the page draws another of its figures on another axis.
+    """
     names = families(record for view in views.values() for record in view.records)
-    return {
-        f"{kind}-{place}": figure.to_json()
-        for place, (target, view) in enumerate(views.items())
-        for kind, figure in _target_figures(
-            view, LIGHT.colours(names), answers[target], moves=data[target] is not None
-        ).items()
-        if figure is not None
-    }
+    found: dict[str, str] = {}
+    for place, (target, view) in enumerate(views.items()):
+        moving = data[target] is not None
+        of_target = _target_figures(view, LIGHT.colours(names), answers[target], moving)
+        repeats = moving and of_target["front"] is not None
+        for kind, figure in of_target.items():
+            if figure is not None:
+                found[f"{kind}-{place}"] = "" if kind == "size" and repeats else figure.to_json()
+    return found
 
 
 def _target_figures(
@@ -126,13 +165,22 @@ def _target_figures(
     return {
         "front": front_figure(view.records, limits, LIGHT, colours, LATENCY, chosen),
         "size": front_figure(view.records, limits, LIGHT, colours, SIZE, chosen),
-        "progress": progress_figure(view.records, view.target.limits, LIGHT),
+        "progress": _in_short(progress_figure(view.records, view.target.limits, LIGHT)),
         "time": time_figure(view.records, LIGHT),
+        "importance": importance_figure(importances(view), LIGHT),
     }
 
 
+def _in_short(figure: go.Figure | None) -> go.Figure | None:
+    """Of the text of each point only its first and last line: the whole of it is on the front."""
+    for trace in figure.data if figure is not None else ():
+        if trace.text is not None:
+            trace.text = [f"{text.partition('<br>')[0]}<br>{text.rpartition('<br>')[2]}" for text in trace.text]
+    return figure
+
+
 def _data_json(figures: Mapping[str, str], data: Data) -> str:
-    drawn = f"{{{','.join(f'{json.dumps(name)}:{figure}' for name, figure in figures.items())}}}"
+    drawn = f"{{{','.join(f'{json.dumps(name)}:{figure}' for name, figure in figures.items() if figure)}}}"
     targets = json.dumps(list(data.values()), allow_nan=False, separators=(",", ":"))
     dark = json.dumps(counterparts(LIGHT, DARK))
     text = f'{{"figures":{drawn},"targets":{targets},"dark":{dark}}}'

@@ -7,7 +7,7 @@ const save = (() => {
   function button(text, label, action) {
     const made = document.createElement("button");
     made.type = "button";
-    made.className = "tool";
+    made.className = "r-tool";
     made.textContent = text;
     made.setAttribute("aria-label", label);
     made.addEventListener("click", action);

@@ -6,16 +6,21 @@
 // scale, limits, answer: of pickByLimits.choose}. The figure comes without limits and without an arrow at the pick.
 const frontView = (() => {
   const HOLLOW = "-open";
+  const LOGARITHMIC = 3;
+  // A technique has a form of its own, so that its colour is not its only sign.
+  const FORMS = ["circle", "square", "diamond", "triangle-up", "pentagon", "hexagon", "triangle-down", "cross"];
   const [SMALLEST, GROWTH] = [8, 16];
 
   function drawn(figure, target, state) {
     const axis = target.axes[state.axis];
     const x = state.own ? axis.own : axis.ratio;
-    const log = state.log ?? figure.layout.xaxis.type === "log";
+    const log = state.log ?? isWide(Object.values(x));
     const keeping = new Set(state.answer.fitting.map((candidate) => candidate.number));
-    const data = figure.data.map((trace) =>
-      trace.customdata ? points(trace, target, axis, x, keeping) : staircase(trace, target, x),
-    );
+    const groups = [...new Set(figure.data.filter((trace) => trace.customdata).map((trace) => trace.legendgroup))];
+    const data = figure.data.map((trace) => {
+      if (!trace.customdata) return staircase(trace, target, x);
+      return points(trace, target, axis, x, keeping, FORMS[groups.indexOf(trace.legendgroup) % FORMS.length]);
+    });
     const place = (value) => (log ? Math.log10(value) : value);
     const layout = {
       ...figure.layout,
@@ -28,6 +33,9 @@ const frontView = (() => {
     if (state.answer.pick) pointAt(layout, target, state.answer.pick, x, place);
     return { data, layout };
   }
+
+  // Whether values span so much that only their logarithms are told apart.
+  const isWide = (values) => Math.min(...values) > 0 && Math.max(...values) >= LOGARITHMIC * Math.min(...values);
 
   function titled(figure, axis, state) {
     return { ...figure.layout.xaxis.title, text: axis.titles[state.own ? 1 : 0] };
@@ -49,7 +57,7 @@ const frontView = (() => {
     };
   }
 
-  function points(trace, target, axis, x, keeping) {
+  function points(trace, target, axis, x, keeping, form) {
     // What keeps the limits comes first: the legend shows the first of each trace.
     const order = [...trace.customdata.keys()].sort(
       (a, b) => keeping.has(trace.customdata[b]) - keeping.has(trace.customdata[a]) || a - b,
@@ -59,7 +67,7 @@ const frontView = (() => {
     const marker = Object.fromEntries(Object.entries(trace.marker).map(([key, value]) => [key, inOrder(value)]));
     const symbols = Array.isArray(marker.symbol) ? marker.symbol : numbers.map(() => marker.symbol ?? "circle");
     marker.symbol = symbols.map((symbol, i) => {
-      const filled = symbol.replace(HOLLOW, "").replace("x-thin", "circle");
+      const filled = symbol.replace(HOLLOW, "").replace(/^(x-thin|circle)$/, form);
       return keeping.has(numbers[i]) ? filled : filled + HOLLOW;
     });
     const other = target.axes.find((each) => (each.name === "latency") !== (axis.name === "latency"));
@@ -133,5 +141,5 @@ const frontView = (() => {
     });
   }
 
-  return { drawn };
+  return { drawn, isWide };
 })();

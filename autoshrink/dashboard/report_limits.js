@@ -83,15 +83,15 @@ const limitsPanel = (() => {
   function chosen(target, limits, answer) {
     const { pick, fitting } = answer;
     const text = command(target, limits, pick);
-    const copy = element("button", { type: "button", className: "plain", textContent: "Copy" });
+    const copy = element("button", { type: "button", className: "r-plain", textContent: "Copy" });
     copy.addEventListener("click", () => {
       navigator.clipboard.writeText(text).then(() => (copy.textContent = "Copied"), () => (copy.textContent = "Select it and copy"));
     });
     return [
-      element("p", { className: "ship" }, element("b", {}, `Trial ${pick.number}`), ` ${pick.words}`),
+      element("p", { className: "r-ship" }, element("b", {}, `Trial ${pick.number}`), ` ${pick.words}`),
       element(
         "ul",
-        { className: "gained" },
+        { className: "r-gained" },
         ...pick.gains.map(([large, small]) => element("li", {}, element("b", {}, large), element("small", {}, small))),
       ),
       element("p", { className: "note" }, why(target, limits, fitting.length)),
@@ -102,36 +102,36 @@ const limitsPanel = (() => {
 
   function nothing(target, answer, relax) {
     const ways = answer.ways.map((way) => {
-      const button = element("button", { type: "button", className: "plain", textContent: way.text });
+      const button = element("button", { type: "button", className: "r-plain", textContent: way.text });
       button.addEventListener("click", () => relax(way.limits));
       return element("li", {}, button);
     });
     return [
-      element("p", { className: "ship problem" }, "No trial surely keeps these limits."),
+      element("p", { className: "r-ship problem" }, "No trial surely keeps these limits."),
       element("h4", {}, "Nearest"),
       element(
         "ul",
-        { className: "misses" },
+        { className: "r-misses" },
         ...answer.nearest.map(({ candidate, misses }) =>
           element("li", {}, element("b", {}, `Trial ${candidate.number}`), ` ${candidate.words}: `, misses.join("; ")),
         ),
       ),
       element("h4", {}, "What to relax"),
       ways.length
-        ? element("ul", { className: "ways" }, ...ways)
+        ? element("ul", { className: "r-ways" }, ...ways)
         : element("p", { className: "note" }, "No drop has an interval: leave the limit on the loss out."),
     ];
   }
 
   // Brings the panel of a target to life; `changed(limits, answer)` is called at once and whenever a limit moves.
   function start(form, target, changed) {
-    const rows = Array.from(form.querySelectorAll(".limit"), (row) => ({
+    const rows = Array.from(form.querySelectorAll(".r-limit"), (row) => ({
       control: target.controls[Number(row.dataset.control)],
       box: row.querySelector("input[type=number]"),
       slider: row.querySelector("input[type=range]"),
       kept: row.querySelector("small"),
     }));
-    const room = form.querySelector(".answer");
+    const room = form.querySelector(".r-answer");
     const count = target.candidates.length;
 
     function update() {

@@ -26,6 +26,7 @@ def body_of(
     answers: Mapping[str, Headline],
     figures: Collection[str],
     data: Mapping[str, dict[str, Any] | None],
+    trials: Mapping[str, Markup],
 ) -> Markup:
     """The visible page.
 
@@ -35,6 +36,7 @@ def body_of(
         answers: target -> what it came to.
         figures: ids of the figures that the page will draw, as `front-0` for the first target.
         data: target -> what its page can choose among, see `target_data`.
+        trials: target -> the folded trials of its front; nothing of a target that is not named.
     """
     meta, views = study.meta, snapshot.views
     return join(
@@ -43,7 +45,7 @@ def body_of(
             element(
                 "main",
                 [
-                    target_section(study, view, answers[target], place, figures, data[target])
+                    target_section(study, view, answers[target], place, figures, data[target], trials.get(target))
                     for place, (target, view) in enumerate(views.items())
                 ],
                 across_section(views),

@@ -33,6 +33,11 @@ _FIGURES = {
         "Hypervolume of loss, latency and size after each trial: 0 is the baseline, 1 would be a model without loss "
         "that takes no time and no space. Flat at the end: more trials may not help.",
     ),
+    "importance": (
+        "What the settings explain",
+        "How much of the order of the trials each setting explains by itself, among the trials that have it. Hatched: "
+        "that much may be chance. What settings do only together is not seen.",
+    ),
     "time": ("Where the time went", "Seconds of each trial by stage. A stage that came from the cache costs nothing."),
 }
 
@@ -58,6 +63,7 @@ def target_section(
     place: int,
     figures: Collection[str],
     data: dict[str, Any] | None = None,
+    trials: Markup | None = None,
 ) -> Markup:
     """The section, with the id `target-PLACE`.
 
@@ -68,6 +74,7 @@ def target_section(
         place: among the targets of the study.
         figures: those that the page will draw; only they get an element to be drawn in.
         data: what the page can choose among (see `target_data`); without it there is no panel of limits.
+        trials: the folded trials of the front.
     """
     captions = _FIGURES if view.is_timed else {**_FIGURES, **_UNTIMED_FIGURES}
     main = next((name for name in (f"front-{place}", f"size-{place}") if name in figures), None)
@@ -87,12 +94,13 @@ def target_section(
         element("h2", view.name),
         element("p", _profile(view.target, study.left_out(view.name)), class_="facts"),
         _answer(answer),
-        element("div", beside, panel, class_="explore" if beside and panel else None) if beside or panel else None,
+        element("div", beside, panel, class_="r-explore" if beside and panel else None) if beside or panel else None,
         _front(view, answer),
+        trials,
         element("div", pair, class_="pair"),
         _audit(view),
         explain_section(study, view),
-        figure("time"),
+        element("div", [figure("time"), figure("importance")], class_="pair"),
         _trials(view),
         element("h3", "What to do next"),
         _next(study, view, answer, place),
@@ -123,8 +131,8 @@ def _answer(answer: Headline) -> Iterator[Markup]:
 def _figure(name: str, title: str, caption: str, switches: Markup | None) -> Markup:
     return element(
         "figure",
-        element("div", element("h3", title), element("div", switches, class_="tools"), class_="head"),
-        element("div", id=name, class_="plot", role="img", aria_label=f"{title}. {caption}"),
+        element("div", element("h3", title), element("div", switches, class_="r-tools"), class_="r-head"),
+        element("div", id=name, class_="plot", role="group", aria_label=f"{title}. {caption}"),
         element("figcaption", caption),
     )
 

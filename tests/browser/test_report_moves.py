@@ -139,20 +139,20 @@ def test_when_nothing_fits_it_says_what_is_nearest_and_what_to_relax(opened: Ope
     ask(opened, "Size", "0.01")
     text = panel(opened).inner_text()
     assert "No trial surely keeps these limits." in text
-    assert panel(opened).locator(".misses li").count() == 3
+    assert panel(opened).locator(".r-misses li").count() == 3
     assert all(symbol.endswith("-open") for *_, symbol in plotted(opened)["points"])
     assert plotted(opened)["arrows"] == []
     assert opened.page.locator("#pick-0").inner_text() == "No trial keeps the limits that are set above."
-    way = panel(opened).locator(".ways button").first
+    way = panel(opened).locator(".r-ways button").first
     number = way.inner_text().rpartition("trial ")[2]
     way.click()
-    assert panel(opened).locator(".ship").inner_text().startswith(f"Trial {number}\n")
+    assert panel(opened).locator(".r-ship").inner_text().startswith(f"Trial {number}\n")
     assert plotted(opened)["arrows"] != []
 
 
 def test_a_box_that_holds_no_limit_says_so_and_limits_nothing(opened: OpenedReport) -> None:
     ask(opened, "Latency", "0")
-    row = panel(opened).locator(".limit").first
+    row = panel(opened).locator(".r-limit").first
     assert "must be over 0" in row.inner_text()
     assert row.locator("input[type=number]").get_attribute("aria-invalid") == "true"
     assert options(command(opened))["max_latency"] is None
@@ -175,7 +175,7 @@ def test_a_target_has_its_own_limits_until_one_is_taken_away(opened: OpenedRepor
 def test_the_axis_of_the_front_is_switched(opened: OpenedReport, study: StudyFolder) -> None:
     records = {record.number: record for record in study.records("onnxruntime-cpu")}
     figure = opened.page.locator("#target-0 figure").first
-    over, values, log = figure.locator(".axes select, .axes input").all()
+    over, values, log = figure.locator(".r-axes select, .r-axes input").all()
     assert log.is_checked()
     over.select_option(label="size")
     values.select_option(label="absolute")
@@ -257,9 +257,9 @@ def test_names_that_are_html_stay_text_where_limits_move(browser: Any, tmp_path:
     study.write(fake_trial(0))
     study.write(fake_trial(1, [{"technique": nasty, "scheme": nasty}], accuracy=0.899, ratio=0.3, size=900_000))
     opened = OpenedReport(browser, write_report(study, tmp_path / "report.html"))
-    assert nasty in panel(opened).locator(".ship").inner_text()
+    assert nasty in panel(opened).locator(".r-ship").inner_text()
     ask(opened, "Latency", "0.01")
-    assert nasty in panel(opened).locator(".misses").inner_text()
+    assert nasty in panel(opened).locator(".r-misses").inner_text()
     assert opened.page.locator("img").count() == 0
     opened.check_quiet()
     opened.close()

@@ -24,8 +24,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_figure_is_drawn_and_nothing_is_fetched(browser: Any, report: Path) -> None:
     opened = OpenedReport(browser, report)
     page = opened.page
-    assert page.locator(".plot").count() == 8
-    for plot in page.locator(".plot").all():
+    shown = page.locator("xpath=//section//div[contains(@class, 'plot')][@role='group'][not(ancestor::details)]")
+    assert shown.count() == 10
+    for plot in shown.all():
         assert plot.locator("svg.main-svg").count() > 0
     assert page.locator("#front-0 .point").count() > 10
     assert page.locator("#time-0 .point").count() > 20

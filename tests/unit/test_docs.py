@@ -19,7 +19,9 @@ import typer
 from autoshrink.backends import BACKENDS, get_backend
 from autoshrink.cli import app
 from autoshrink.cli_agent import agent
+from autoshrink.cli_dashboard import dashboard
 from autoshrink.config import load_target, profile_names
+from autoshrink.dashboard.app.pages import OWN, PAGES
 from autoshrink.devices import DEVICES
 from autoshrink.errors import ConfigError
 from autoshrink.explain.rules import RULES
@@ -73,6 +75,7 @@ class TestTheGuide:
         [
             ROOT / "docs" / "task.md",
             ROOT / "docs" / "devices.md",
+            ROOT / "docs" / "dashboard.md",
             ROOT / "CONTRIBUTING.md",
             *(ROOT / "docs" / "decisions").glob("*.md"),
         ],
@@ -199,3 +202,25 @@ class TestTheDevices:
         named = set(re.findall(r"--([a-z-]+)", rows))
         parameters = set(inspect.signature(agent).parameters)
         assert named == {name.replace("_", "-") for name in parameters}
+
+
+class TestTheDashboard:
+    page = (ROOT / "docs" / "dashboard.md").read_text()
+
+    def test_it_says_of_every_view_what_it_answers(self) -> None:
+        table = self.page.partition("| view |")[2].partition("\n\n")[0]
+        rows = re.findall(r"^\| (\w+) \| .+ \| .+ \|$", table, re.MULTILINE)
+        assert sorted(rows) == sorted(each.title for each in (*OWN, *PAGES))
+
+    def test_its_commands_are_understood(self) -> None:
+        block = self.page.partition("```console\n")[2].partition("```")[0]
+        commands = [shlex.split(line)[1:] for line in block.splitlines() if line.startswith("autoshrink ")]
+        assert {words[0] for words in commands} == {"dashboard", "report", "front"}
+        for name, *words in commands:
+            command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+            assert command.make_context(name, words).params
+
+    def test_it_names_every_option(self) -> None:
+        named = set(re.findall(r"^\| `--([a-z-]+)", self.page, re.MULTILINE))
+        parameters = set(inspect.signature(dashboard).parameters) - {"results"}
+        assert named == {name.removesuffix("_browser").replace("_", "-") for name in parameters}

@@ -46,6 +46,7 @@ from tests.fake_study import (
 TARGET = "onnxruntime-cpu"
 INT8 = [{"technique": "quantize", "scheme": "int8_static"}]
 PRUNED = [{"technique": "prune", "ratio": 0.5}, {"technique": "finetune", "epochs": 1}]
+KINDS = ("front", "size", "progress", "time", "importance")
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -294,8 +295,10 @@ def test_page_is_whole_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
     assert "http-equiv" in page.elements[3][1]
     policy = page.elements[3][1]["content"] or ""
     assert "default-src 'none'" in policy
-    outward = [(tag, name) for tag, found in page.elements for name in found if name in ("src", "action", "srcset")]
-    assert outward == []
+    outward = ("src", "action", "srcset")
+    loads = [value for _, found in page.elements for name, value in found.items() if name in outward]
+    assert loads, "the samples that flipped have pictures"
+    assert all((value or "").startswith("data:image/png;base64,") for value in loads)
     links = [found["href"] for _, found in page.elements if "href" in found]
     assert links == ["#target-0", "#target-1"]
     data, *run = page.scripts
@@ -309,8 +312,11 @@ def test_page_is_whole_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
     assert "<br>" in json.dumps(drawn)
     assert list(drawn) == ["figures", "targets", "dark"]
     places = {found["id"] for _, found in page.elements if found.get("class") == "plot"}
-    assert places == set(drawn["figures"])
-    assert places == {f"{kind}-{place}" for kind in ("front", "size", "progress", "time") for place in (0, 1)}
+    # Accuracy over size is the front on another axis.
+    assert places - set(drawn["figures"]) == {"size-0", "size-1"}
+    assert set(drawn["figures"]) < places
+    places = {name for name in places if not name.startswith("trial-")}
+    assert places == {f"{kind}-{place}" for kind in KINDS for place in (0, 1)}
     # The page makes its dark colours from the light ones, so no figure is in it twice.
     assert drawn["dark"][LIGHT.muted] == DARK.muted
     assert DARK.muted not in json.dumps(drawn["figures"])
