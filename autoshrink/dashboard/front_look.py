@@ -223,6 +223,12 @@ def base_layout(palette: Palette, height: int) -> Json:
     return deepcopy(_base_layout(palette, height))
 
 
+def log_ticks() -> Json:
+    """What makes an axis logarithmic, with 1, 2 and 5 of each power of ten as its ticks."""
+    ticks = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
+
+
 @lru_cache(8)
 def _base_layout(palette: Palette, height: int) -> Json:
     figure = go.Figure(go.Scatter(x=[0], y=[0]), layout={"xaxis": {}, "yaxis": {}})

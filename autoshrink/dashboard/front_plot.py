@@ -10,7 +10,7 @@ import numpy as np
 
 from autoshrink.dashboard.figure_json import Json
 from autoshrink.dashboard.figures import BASELINE
-from autoshrink.dashboard.front_look import Axes, Look, Panel, base_layout
+from autoshrink.dashboard.front_look import Axes, Look, Panel, base_layout, log_ticks
 from autoshrink.dashboard.front_solid import solid_figure
 from autoshrink.dashboard.front_traces import FIELD, PanelTraces, target_keys
 from autoshrink.dashboard.palette import Palette
@@ -21,7 +21,6 @@ from autoshrink.types import Outcome
 HEIGHT = 460
 GAP = 0.07
 """Between panels, a share of the figure."""
-TICKS = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
 
 
 def front_plot(panels: Sequence[Panel], look: Look, palette: Palette, colours: Mapping[str, str]) -> Json | None:
@@ -150,7 +149,7 @@ def _axis(axes: Axes, drawers: Sequence[PanelTraces], quantity: Quantity, scale:
     # No range of its own: plotly keeps a reader's zoom over news only while the figure asks for the same range.
     found: Json = {"title": {"text": escape(axes.title(quantity), quote=False)}, "type": "linear", "autorange": True}
     if axes.is_log(quantity, scale):
-        found |= {"type": "log", "tickvals": TICKS, "ticktext": [f"{tick:,g}" for tick in TICKS]}
+        found |= log_ticks()
     elif quantity in (ACCURACY, DROP):
         far = focus(axes, drawers, quantity)
         found["autorangeoptions"] = {"clipmax" if quantity.lower_is_better else "clipmin": far}

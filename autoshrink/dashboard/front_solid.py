@@ -10,7 +10,7 @@ import numpy as np
 
 from autoshrink.dashboard.figure_json import Json, packed
 from autoshrink.dashboard.figures import BASELINE
-from autoshrink.dashboard.front_look import Axes, Panel, base_layout
+from autoshrink.dashboard.front_look import Axes, Panel, base_layout, log_ticks
 from autoshrink.dashboard.front_traces import FAINT, MANY, PLAIN_NAME, PanelTraces
 from autoshrink.dashboard.palette import Palette
 
@@ -35,7 +35,7 @@ def solid_figure(axes: Axes, palette: Palette, colours: Mapping[str, str]) -> Js
             "zaxis": _axis(axes, look.y, look.y_scale, palette),
             "aspectmode": "manual",
             "aspectratio": {"x": 1.35, "y": 1.1, "z": 0.85},
-            "camera": {"eye": {"x": -1.45, "y": -1.55, "z": 0.75}},
+            "camera": {"eye": {"x": -1.6, "y": -1.75, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.12}},
         },
         "uirevision": f"solid {look.x.name} {look.y.name} {look.area.name} {look.relative}",
         "margin": {"l": 0, "r": 0, "t": 12, "b": 0},
@@ -45,15 +45,16 @@ def solid_figure(axes: Axes, palette: Palette, colours: Mapping[str, str]) -> Js
 
 def _axis(axes: Axes, quantity: Any, scale: Any, palette: Palette) -> Json:
     title = escape(axes.title(quantity), quote=False).split(", 1 = ")[0]
-    return {
-        "title": {"text": f"{title} (1 = {BASELINE})" if axes.is_relative(quantity) else title},
-        "type": "log" if axes.is_log(quantity, scale) else "linear",
+    found: Json = {
+        "title": {"text": f"{title}, ratio" if axes.is_relative(quantity) else title, "font": {"size": 13}},
+        "type": "linear",
         "gridcolor": palette.grid,
         "zerolinecolor": palette.grid,
         "color": palette.muted,
         "showbackground": False,
         "nticks": 6,
     }
+    return found | log_ticks() if axes.is_log(quantity, scale) else found
 
 
 def _traces(
@@ -97,7 +98,7 @@ def _traces(
             {"symbol": ring, "size": 4, "color": colour, "opacity": 0.6},
         )
     for row, name, mark in (
-        (points.baseline, BASELINE, {"symbol": "x", "size": 6, "color": palette.ink}),
+        (points.baseline, BASELINE, {"symbol": "square", "size": 7, "color": palette.ink}),
         (points.plain_int8, PLAIN_NAME, {"symbol": "diamond", "size": 7, "color": palette.ink}),
         (points.row(panel.chosen), "the pick", {"symbol": "circle-open", "size": 14, "color": palette.ink}),
         (points.row(panel.selected), "selected", {"symbol": "square-open", "size": 14, "color": palette.ink}),

@@ -142,7 +142,7 @@ class PanelTraces:
             "meta": FIELD,
             "marker": {
                 "color": self.colours[group],
-                "symbol": packed(self._symbols(rows)),
+                "symbol": self._symbols(rows),
                 "size": packed(self._sizes(rows)),
                 "opacity": packed(np.where(self.keeps[rows], FAINT, 1.5 * FAINT)),
                 "line": {"color": self.colours[group], "width": 1.2},
@@ -188,7 +188,7 @@ class PanelTraces:
             "showlegend": False,
             "marker": {
                 "color": colour,
-                "symbol": packed(self._symbols(rows)),
+                "symbol": self._symbols(rows),
                 "size": packed(self._sizes(rows)),
                 "opacity": packed(np.where(fits, 1.0, 0.75)),
                 "line": {"color": self.palette.surface, "width": 1.5},
@@ -249,8 +249,10 @@ class PanelTraces:
     def _subplot(self) -> dict[str, str]:
         return {"xaxis": f"x{self.subplot}", "yaxis": f"y{self.subplot}"}
 
-    def _symbols(self, rows: Floats | Any) -> Any:
-        return (CODES[self.symbol] + np.where(self.keeps[rows], 0, HOLLOW)).astype(np.int16)
+    def _symbols(self, rows: Any) -> list[int]:
+        """A list in any case: WebGL takes the first symbol of a binary array for all of them."""
+        codes: list[int] = (CODES[self.symbol] + np.where(self.keeps[rows], 0, HOLLOW)).tolist()
+        return codes
 
     def _sizes(self, rows: Any) -> Floats:
         """Diameters in pixels; the area stands for the quantity. What is not known is small."""

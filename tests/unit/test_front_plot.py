@@ -221,6 +221,8 @@ def test_many_trials_are_drawn_by_webgl_in_binary() -> None:
     assert field["type"] == "scattergl"
     assert np.frombuffer(base64.b64decode(field["x"]["bdata"]), "<f8") == pytest.approx(np.full(1599, 0.9))
     assert len(field["text"]) == 1599
+    # A binary array of symbols would be drawn with its first one.
+    assert isinstance(field["marker"]["symbol"], list)
     changed = dict(limit_patch(figure))
     place = figure["data"].index(field)
     assert ("data", place, "marker", "symbol") in changed

@@ -7,6 +7,7 @@ from typing import Any
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, dcc, html
 from dash.development.base_component import Component
+from dash.exceptions import PreventUpdate
 
 from autoshrink.dashboard.answer import Answer, answer_of
 from autoshrink.dashboard.app import exports, front_controls
@@ -51,6 +52,8 @@ def _layout(place: Place, library: Library) -> Component:
                 id="front-frame",
                 className="front-frame",
                 role="group",
+                # Plotly's empty figure is white, also on a dark page.
+                style={"visibility": "hidden"},
             ),
             html.P(id="front-caption", className="note"),
             exports.save_buttons(FRONT_ID, "the front", table=True),
@@ -184,17 +187,20 @@ def _register(app: Dash, library: Library) -> None:
         limits: Mapping[str, str | None],
         trial: int | None,
         on: str | None,
-        narrow: bool,
+        narrow: bool | None,
         version: str,
-        scheme: str,
+        scheme: str | None,
         where: list[str],
         drawn: list[str] | None,
     ) -> dict[str, Any]:
+        if scheme is None or narrow is None:
+            # The browser has not told them yet, and will at once: a figure is not drawn three times.
+            raise PreventUpdate
         snapshot, view = view_of(where, target)
         names = front_controls.targets_of(target, beside, list(snapshot.views))
         asked, _ = asked_of(view, limits)
         panels = records.panels(snapshot, names, asked, trial, on or "")
-        look = front_controls.look_from(looks, view, panels[0].points, len(names) > 1, bool(narrow))
+        look = front_controls.look_from(looks, view, panels[0].points, len(names) > 1, narrow)
         palette = DARK if scheme == "dark" else LIGHT
         colours = _colours(look, snapshot, records, palette.series, palette.muted, palette.limit)
         figure = front_plot(panels, look, palette, colours)

@@ -56,10 +56,10 @@ window.dash_clientside = window.dash_clientside || {};
       if (most === open) return [scale.own === null ? "" : write(at(open, scale), scale), nothing()];
       return [write(at(most, scale), scale), nothing()];
     }
-    if (!text) return ["", scale.own === null ? open : place(scale.own, scale)];
+    if (!text) return [nothing(), scale.own === null ? open : place(scale.own, scale)];
     const whole = withUnit(id.name, text, scale);
     const value = read(id.name, whole);
-    return [whole, Number.isNaN(value) ? nothing() : place(value, scale)];
+    return [whole === text ? nothing() : whole, Number.isNaN(value) ? nothing() : place(value, scale)];
   }
 
   /* A slider says its value in words, not in steps; the figure what is in it. */
