@@ -26,9 +26,6 @@ PLAIN_NAME = "hand-made int8"
 UNFINISHED = {Outcome.STOPPED: "square-open", Outcome.REJECTED: "triangle-down-open", Outcome.FAILED: "x-thin-open"}
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "hexagram")
-CODES = {"circle": 0, "square": 1, "diamond": 2, "triangle-up": 5, "pentagon": 13, "hexagram": 18}
-"""Plotly's numbers of its symbols; 100 more is the hollow one."""
-HOLLOW = 100
 FIELD = "field"
 """`meta` of a trace of trials whose places depend on no limit; see `front_patch`."""
 
@@ -249,10 +246,10 @@ class PanelTraces:
     def _subplot(self) -> dict[str, str]:
         return {"xaxis": f"x{self.subplot}", "yaxis": f"y{self.subplot}"}
 
-    def _symbols(self, rows: Any) -> list[int]:
-        """A list in any case: WebGL takes the first symbol of a binary array for all of them."""
-        codes: list[int] = (CODES[self.symbol] + np.where(self.keeps[rows], 0, HOLLOW)).tolist()
-        return codes
+    def _symbols(self, rows: Any) -> list[str]:
+        """By name and as a list: by WebGL a hollow circle is full under its number, and binary arrays are one symbol."""
+        full, hollow = self.symbol, f"{self.symbol}-open"
+        return [full if keeps else hollow for keeps in self.keeps[rows].tolist()]
 
     def _sizes(self, rows: Any) -> Floats:
         """Diameters in pixels; the area stands for the quantity. What is not known is small."""

@@ -44,9 +44,9 @@ def slide(opened: Opened, label: str, place: int) -> None:
     )
 
 
-def symbols(opened: Opened) -> list[int]:
-    """Of all faint trials; 100 and more are hollow."""
-    found: list[int] = opened.page.evaluate(
+def symbols(opened: Opened) -> list[str]:
+    """Of all faint trials; the hollow ones end in `-open`."""
+    found: list[str] = opened.page.evaluate(
         f"""() => document.querySelector('{PLOT}').data.filter(trace => trace.meta === "field")
                  .flatMap(trace => Array.from(trace.marker.symbol))"""
     )
@@ -60,7 +60,7 @@ def test_a_limit_changes_what_fits_and_the_pick(browser: Any, dashboard: Dashboa
         drawn(opened)
         title = page.locator("#front-answer .answer-title")
         before = title.inner_text()
-        assert all(symbol < 100 for symbol in symbols(opened))
+        assert set(symbols(opened)) == {"circle"}
         slide(opened, "Size at most, as a slider", 150)
         page.wait_for_function("before => document.querySelector('#front-answer .answer-title')?.innerText !== before",
                                arg=before)  # fmt: skip
@@ -69,7 +69,7 @@ def test_a_limit_changes_what_fits_and_the_pick(browser: Any, dashboard: Dashboa
         assert size.endswith("kB")
         assert page.get_by_label("Size at most", exact=True).input_value() == size
         page.wait_for_function(f"() => document.querySelector('{PLOT}').layout.shapes.length === 0")
-        assert any(symbol >= 100 for symbol in symbols(opened))
+        assert set(symbols(opened)) == {"circle", "circle-open"}
         assert f"--max-size {size}" in page.locator("#front-answer pre").inner_text()
         # The page's pick is the one of the command line.
         from autoshrink.api import Study
@@ -94,7 +94,7 @@ def test_nothing_fits_and_the_way_out(browser: Any, dashboard: Dashboard) -> Non
         page = opened.page
         page.get_by_text("Nothing fits").wait_for()
         drawn(opened)
-        assert all(symbol >= 100 for symbol in symbols(opened))
+        assert set(symbols(opened)) == {"circle-open"}
         nearest = page.locator(".misses button").first
         number = nearest.inner_text().removeprefix("Trial ")
         nearest.click()
