@@ -3,8 +3,7 @@
 const page = JSON.parse(document.getElementById("data").textContent);
 const study = document.querySelector("h1").textContent;
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const wide = matchMedia("(min-width: 961px)");
-const BESIDE_PANEL = 100;
+const BESIDE_PANEL = matchMedia("(min-width: 961px)").matches ? 100 : 0;
 const LONGEST_NAME = 60;
 const options = {
   responsive: true,
@@ -44,8 +43,11 @@ function draw(name) {
     const isMain = kind === "front" || !(`front-${place}` in now.figures);
     figure = frontView.drawn(figure, target, isMain ? state : { ...state, axis: size, own: false, log: null });
   }
-  const height = figure.layout.height + (kind === "front" && wide.matches ? BESIDE_PANEL : 0);
-  Plotly.react(document.getElementById(name), figure.data, { ...figure.layout, height }, options);
+  const height = figure.layout.height + (kind === "front" ? BESIDE_PANEL : 0);
+  const plot = document.getElementById(name);
+  // When the page becomes narrower, as on paper, plotly asks the element how high it is.
+  plot.style.height = `${height}px`;
+  Plotly.react(plot, figure.data, { ...figure.layout, height }, options);
 }
 
 function drawFronts(place) {
@@ -135,7 +137,6 @@ for (const tools of document.querySelectorAll(".r-axes")) {
 isLive = true;
 drawAll();
 dark.addEventListener("change", drawAll);
-wide.addEventListener("change", drawAll);
 addEventListener("beforeprint", () => {
   queue.splice(0).forEach(draw);
   for (const name of names.filter(isShown)) Plotly.Plots.resize(name);

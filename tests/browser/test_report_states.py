@@ -172,6 +172,10 @@ def test_on_paper_there_is_nothing_to_press(browser: Any, tmp_path: Path) -> Non
     pressed = """() => [...document.querySelectorAll("button")]
       .filter(button => button.checkVisibility() && !button.closest("th")).map(button => button.textContent)"""
     assert opened.page.evaluate(pressed) == []
-    assert opened.page.locator("#front-0 svg.main-svg").first.is_visible()
+    opened.page.set_viewport_size({"width": 794, "height": 1123})
+    drawn = opened.page.locator("#front-0 svg.main-svg").first
+    opened.page.wait_for_function("document.querySelector('#front-0 svg.main-svg').clientWidth < 794")
+    below = opened.page.locator("#target-0 figcaption").first
+    assert drawn.bounding_box()["y"] + drawn.bounding_box()["height"] <= below.bounding_box()["y"]
     assert len(opened.page.pdf()) > 20_000
     opened.close()
