@@ -247,7 +247,7 @@ class PanelTraces:
         return {"xaxis": f"x{self.subplot}", "yaxis": f"y{self.subplot}"}
 
     def _symbols(self, rows: Any) -> list[str]:
-        """By name and as a list: by WebGL a hollow circle is full under its number, and binary arrays are one symbol."""
+        """By name, in a list: WebGL draws a hollow circle full by its number, and a binary array as one symbol."""
         full, hollow = self.symbol, f"{self.symbol}-open"
         return [full if keeps else hollow for keeps in self.keeps[rows].tolist()]
 
