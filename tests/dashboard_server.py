@@ -112,10 +112,10 @@ class Opened:
 
     def check_quiet(self) -> None:
         """Nothing on the console (the content security policy reports there), nothing asked of another server."""
-        assert self.complaints == []
-        assert self.dialogs == []
+        assert not self.complaints, self.complaints
+        assert not self.dialogs, self.dialogs
         elsewhere = [url for url in self.requests if not url.startswith((f"{self.url}/", *OWN))]
-        assert elsewhere == []
+        assert not elsewhere, elsewhere
         assert self.requests, "no request was seen"
 
     def _hear(self, message: Any) -> None:

@@ -34,7 +34,7 @@ from autoshrink.isolate.probe import availability
 from autoshrink.measure.timing import Samples
 from autoshrink.target import ChildLimits, Measuring, RemoteDevice
 from tests import onnx_files
-from tests.browser.test_report_page import ARGUMENTS
+from tests.dashboard_server import ARGUMENTS
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = browser_runtime.find_browser()

@@ -92,7 +92,7 @@ def test_a_broken_record_is_named_and_hides_no_other(browser: Any, tmp_path: Pat
     file.write_text(file.read_text()[:100])
     opened = opened_of(browser, study)
     notice = opened.page.locator(".notice.bad").inner_text()
-    assert "1 record cannot be read" in notice
+    assert "1 file cannot be read" in notice
     assert "fake-study/onnxruntime-cpu/trials/0001.json" in notice
     shown = opened.page.locator("#target-0 details table tr[data-trial]").evaluate_all(
         "rows => rows.map(row => row.dataset.trial)"

@@ -150,10 +150,10 @@ class TestShown:
     def test_the_report_shows_what_is_kept_beside_trials_and_escapes_it(self, tmp_path: Path) -> None:
         study = make_fake_study(tmp_path / "fake-study", 1, 4)
         target = next(iter(study.meta.targets))
-        assert "Where the time goes" not in write_report(study, tmp_path / "before.html").read_text()
+        assert "<h3>Where the time goes</h3>" not in write_report(study, tmp_path / "before.html").read_text()
         write(an_explanation(NASTY), study.trial_folder(target, 0))
         page = write_report(study, tmp_path / "after.html").read_text()
-        assert "Where the time goes" in page
+        assert "<h3>Where the time goes</h3>" in page
         assert NASTY not in page
         assert "&lt;/script&gt;" in page
         assert "width: 30.00%" in page
