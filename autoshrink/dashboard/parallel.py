@@ -1,6 +1,6 @@
 """Parallel coordinates of a target's trials: a line each, over their settings and what they came to.
 
-Drawn with plain lines: plotly's own kind wants WebGL, which compiles code in the page, and the page allows none.
+Drawn with plain lines: plotly's own kind wants WebGL, which compiles code in the page, and the report allows none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One Chromium for each file of tests."""
+"""One Chromium, and one dashboard over a fake study, for each file of tests that asks for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.dashboard_server import ARGUMENTS, CHROMIUM
+from tests.dashboard_server import ARGUMENTS, CHROMIUM, Dashboard, serving
+from tests.fake_study import make_fake_study
 
 
 @pytest.fixture(scope="module")
@@ -19,3 +20,11 @@ def browser() -> Iterator[Any]:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield started
         started.close()
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    results = tmp_path_factory.mktemp("results")
+    make_fake_study(results / "fake-study")
+    with serving(results) as dashboard:
+        yield dashboard

@@ -22,14 +22,6 @@ FRONT = "/study/fake-study/front"
 OWN_PAGE = "/study/fake-study/fake"
 
 
-@pytest.fixture(scope="module")
-def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    results = tmp_path_factory.mktemp("results")
-    make_fake_study(results / "fake-study")
-    with serving(results) as dashboard:
-        yield dashboard
-
-
 def _layout(place: Place, _library: Library) -> Component:
     word = html.Label(["Word ", dcc.Input(place.get("word", "one"), id=control("word"), type="text")])
     buttons = [html.Button(name, id=f"fake-{name}") for name in ("fault", "mistake")]

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autoshrink.types import Outcome
-from tests.dashboard_server import Dashboard, serving
-from tests.fake_study import make_fake_study
+from tests.dashboard_server import Dashboard
 
 TRIAL = "/study/fake-study/trial?target=onnxruntime-cpu"
 COMPARE = "/study/fake-study/compare?target=onnxruntime-cpu&trials=5,3"
-
-
-@pytest.fixture(scope="module")
-def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    results = tmp_path_factory.mktemp("results")
-    make_fake_study(results / "fake-study")
-    with serving(results) as dashboard:
-        yield dashboard
 
 
 def saved(opened: Any, button: str) -> Any:

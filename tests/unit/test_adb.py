@@ -577,9 +577,10 @@ class TestTheRealAdb:
             monkeypatch.setenv("FAKE_BENCHMARK", "crash")
             assert "signal 11 (SIGSEGV)" in failure(device, job, tmp_path / "work").reason
             monkeypatch.setenv("FAKE_BENCHMARK", "")
-            assert len(list((tmp_path / "phone/root/data/local/tmp").glob("autoshrink-*/*"))) == 4
+            on_phone = tmp_path / "phone" / "root" / "data" / "local" / "tmp"
+            assert len(list(on_phone.glob("autoshrink-*/*"))) == 4
             device.close()
-            assert list((tmp_path / "phone/root/data/local/tmp").iterdir()) == []
+            assert list(on_phone.iterdir()) == []
 
     @needs_cc
     def test_a_fake_daemon_that_goes_away_in_the_middle_is_gone(
