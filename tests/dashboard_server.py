@@ -218,5 +218,8 @@ _WIDER = """
 
 
 def _fault(violation: Mapping[str, Any]) -> str:
-    where = [f"  {json.dumps(node['target'])} {node['html'][:200]}" for node in violation["nodes"][:5]]
+    where = [
+        f"  {json.dumps(node['target'])} {node['html'][:200]} {node['failureSummary']}"
+        for node in violation["nodes"][:5]
+    ]
     return "\n".join([f"{violation['id']} ({violation['impact']}): {violation['help']}", *where])

@@ -7,7 +7,7 @@ window.bench = { drawn: [], said: [], keys: [], moves: [], follows: [] };
   const shown = (then) => requestAnimationFrame(() => requestAnimationFrame(() => then(performance.now())));
 
   function note(plot) {
-    const fields = (plot._fullData || []).filter((trace) => trace.meta === "field");
+    const fields = (plot._fullData || []).filter((trace) => trace.meta && trace.meta.field);
     const trials = fields.reduce((sum, trace) => sum + trace._length, 0);
     const limits = JSON.stringify(plot.layout.shapes || []);
     shown((at) => window.bench.drawn.push({ at, wall: Date.now(), trials, limits }));

@@ -24,5 +24,10 @@ def packed(values: npt.NDArray[Any]) -> list[Any] | Json:
         return list(values.tolist())
     if values.dtype.name not in _TYPES:
         raise ValueError(f"an array of {values.dtype} cannot be packed; it must be one of {', '.join(_TYPES)}")
+    return {"dtype": _TYPES[values.dtype.name], "bdata": binary(values)}
+
+
+def binary(values: npt.NDArray[Any]) -> str:
+    """An array in base64, little endian."""
     little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-    return {"dtype": _TYPES[values.dtype.name], "bdata": base64.b64encode(little.tobytes()).decode()}
+    return base64.b64encode(little.tobytes()).decode()

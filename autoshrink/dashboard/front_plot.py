@@ -12,7 +12,7 @@ from autoshrink.dashboard.figure_json import Json
 from autoshrink.dashboard.figures import BASELINE
 from autoshrink.dashboard.front_look import Axes, Look, Panel, base_layout, log_ticks
 from autoshrink.dashboard.front_solid import solid_figure
-from autoshrink.dashboard.front_traces import FIELD, PanelTraces, target_keys
+from autoshrink.dashboard.front_traces import FIELD, PAINTED, PanelTraces, target_keys
 from autoshrink.dashboard.palette import Palette
 from autoshrink.dashboard.points import Points
 from autoshrink.dashboard.quantities import ACCURACY, DROP, Quantity
@@ -21,6 +21,8 @@ from autoshrink.types import Outcome
 HEIGHT = 460
 GAP = 0.07
 """Between panels, a share of the figure."""
+ROOM = 0.03
+"""Beyond the largest of many trials, a share of it."""
 
 
 def front_plot(panels: Sequence[Panel], look: Look, palette: Palette, colours: Mapping[str, str]) -> Json | None:
@@ -73,7 +75,10 @@ def limit_patch(figure: Json) -> list[Change]:
     """
     changes: list[Change] = []
     for place, trace in enumerate(figure["data"]):
-        if trace.get("meta") == FIELD:
+        meta = trace.get("meta", {})
+        if PAINTED in meta:
+            changes.append((("data", place, "meta", PAINTED, "keeps"), meta[PAINTED]["keeps"]))
+        elif FIELD in meta:
             changes += [(("data", place, "marker", name), trace["marker"][name]) for name in ("symbol", "opacity")]
         else:
             changes.append((("data", place), trace))
@@ -155,6 +160,9 @@ def _axis(axes: Axes, drawers: Sequence[PanelTraces], quantity: Quantity, scale:
         found["autorangeoptions"] = {"clipmax" if quantity.lower_is_better else "clipmin": far}
     else:
         found["rangemode"] = "tozero"
+    if any(drawer.many for drawer in drawers) and quantity not in (ACCURACY, DROP):
+        # Plotly leaves no room beside markers that it does not draw.
+        found["autorangeoptions"] = {"include": [(1 + ROOM) * float(axes.values(quantity).max())]}
     return found
 
 

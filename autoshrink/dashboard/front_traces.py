@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from autoshrink.dashboard.figure_json import Json, packed
+from autoshrink.dashboard.figure_json import Json, binary, packed
 from autoshrink.dashboard.figures import BASELINE
 from autoshrink.dashboard.front_look import Axes, Panel
 from autoshrink.dashboard.palette import Palette
@@ -20,14 +20,19 @@ from autoshrink.search.front import non_dominated
 from autoshrink.types import Outcome
 
 FAINT = 0.3
+HOLLOW_FAINT = 0.45
 MANY = 1500
-"""Trials beyond which the dominated ones are drawn by WebGL, and say less when they are pointed at."""
+"""Trials beyond which the dominated ones are painted by the page, and say less when they are pointed at."""
 PLAIN_NAME = "hand-made int8"
 UNFINISHED = {Outcome.STOPPED: "square-open", Outcome.REJECTED: "triangle-down-open", Outcome.FAILED: "x-thin-open"}
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "hexagram")
 FIELD = "field"
-"""`meta` of a trace of trials whose places depend on no limit; see `front_patch`."""
+"""In the `meta` of a trace of trials whose places depend on no limit; see `limit_patch`."""
+PAINTED = "painted"
+"""In the `meta` of a trace that plotly does not draw: how it looks, for app/assets/plots_field.js."""
+SHARES_OF_PIXEL = 10
+"""Sizes of painted markers are whole tenths of a pixel."""
 
 
 class PanelTraces:
@@ -127,26 +132,41 @@ class PanelTraces:
         """All measured trials of a group, faint: hollow those that do not keep the limits."""
         chosen = self.drawn & ~self.special & ~self.unfinished & (self.groups == group)
         rows = np.flatnonzero(chosen)
-        kind = "scattergl" if self.many else "scatter"
         return {
-            "type": kind,
+            "type": "scatter",
             "x": packed(self.x.value[rows]),
             "y": packed(self.y.value[rows]),
-            "mode": "markers",
             "name": escape(group),
             "legendgroup": escape(group),
             "showlegend": False,
-            "meta": FIELD,
-            "marker": {
-                "color": self.colours[group],
-                "symbol": self._symbols(rows),
-                "size": packed(self._sizes(rows)),
-                "opacity": packed(np.where(self.keeps[rows], FAINT, 1.5 * FAINT)),
-                "line": {"color": self.colours[group], "width": 1.2},
-            },
+            **(self._painted(group, rows) if self.many else self._faint(group, rows)),
             **self._texts(rows),
             **self._subplot,
         }
+
+    def _faint(self, group: str, rows: Any) -> Json:
+        colour = self.colours[group]
+        return {
+            "mode": "markers",
+            "meta": {FIELD: True},
+            "marker": {
+                "color": colour,
+                "symbol": self._symbols(rows),
+                "size": packed(self._sizes(rows)),
+                "opacity": packed(np.where(self.keeps[rows], FAINT, HOLLOW_FAINT)),
+                "line": {"color": colour, "width": 1.2},
+            },
+        }
+
+    def _painted(self, group: str, rows: Any) -> Json:
+        look = {
+            "sizes": binary(np.round(SHARES_OF_PIXEL * self._sizes(rows)).astype(np.uint8)),
+            "keeps": binary(self.keeps[rows].astype(np.uint8)),
+            "colour": self.colours[group],
+            "symbol": self.symbol,
+            "faint": [HOLLOW_FAINT, FAINT],
+        }
+        return {"mode": "none", "hoveron": "points", "meta": {FIELD: True, PAINTED: look}}
 
     def _unfinished(self, outcome: Outcome) -> Json:
         rows = np.flatnonzero(self.drawn & (self.points.outcomes == outcome.value))
@@ -247,7 +267,6 @@ class PanelTraces:
         return {"xaxis": f"x{self.subplot}", "yaxis": f"y{self.subplot}"}
 
     def _symbols(self, rows: Any) -> list[str]:
-        """By name, in a list: WebGL draws a hollow circle full by its number, and a binary array as one symbol."""
         full, hollow = self.symbol, f"{self.symbol}-open"
         return [full if keeps else hollow for keeps in self.keeps[rows].tolist()]
 
@@ -270,7 +289,7 @@ class PanelTraces:
             text = [known[row] if known else points.hover(points.records[row]) for row in rows]
             template = "%{text}<extra></extra>"
         else:
-            text = [escape(points.words[row]) for row in rows]
+            text = [points.escaped_words[row] for row in rows.tolist()]
             template = "<b>trial %{customdata[0]}</b>  %{text}<br>%{yaxis.title.text} %{y:.4g}<br>"
             template += "%{xaxis.title.text} %{x:.4g}<extra></extra>"
         return {

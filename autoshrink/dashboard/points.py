@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from html import escape
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +75,11 @@ class Points:
     def words(self) -> list[str]:
         """Of each trial its recipe."""
         return [_words(record.recipe) for record in self.records]
+
+    @cached_property
+    def escaped_words(self) -> list[str]:
+        """The same for plotly, which takes a text for markup."""
+        return [escape(words) for words in self.words]
 
     @cached_property
     def hovers(self) -> list[str]:

@@ -63,8 +63,12 @@ class Candidate:
         return math.inf if bound is None else limit.excess(bound)
 
     def keeps(self, limits: Iterable[Limit]) -> bool:
-        """Whether every limit is kept."""
-        return all(self.excess(limit) <= 0 for limit in limits)
+        """Whether every limit is kept; one on what is not known is not."""
+        for limit in limits:
+            bound = self.bound(limit)
+            if bound is None or not limit.allows(bound):
+                return False
+        return True
 
 
 def candidates(records: Sequence[TrialRecord], batch: int = 1, others: Iterable[TrialRecord] = ()) -> list[Candidate]:

@@ -58,6 +58,10 @@ class Limit:
         """Whether it is a least, not a most."""
         return not self.is_figure and _KINDS[self.name].at_least
 
+    def allows(self, found: float) -> bool:
+        """Whether `found` keeps it."""
+        return found >= self.value if self.at_least else found <= self.value
+
     def excess(self, found: float) -> float:
         """By which share of the limit `found` is over it; 0 or less where it keeps it."""
         if self.at_least:

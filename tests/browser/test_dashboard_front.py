@@ -47,7 +47,7 @@ def slide(opened: Opened, label: str, place: int) -> None:
 def symbols(opened: Opened) -> list[str]:
     """Of all faint trials; the hollow ones end in `-open`."""
     found: list[str] = opened.page.evaluate(
-        f"""() => document.querySelector('{PLOT}').data.filter(trace => trace.meta === "field")
+        f"""() => document.querySelector('{PLOT}').data.filter(trace => trace.meta?.field)
                  .flatMap(trace => Array.from(trace.marker.symbol))"""
     )
     return found
@@ -199,4 +199,8 @@ def test_phone_dark_and_accessible(browser: Any, dashboard: Dashboard, scheme: s
         assert plot is not None
         assert answer["y"] < plot["y"]
         assert page.locator("#front-frame").get_attribute("aria-label") is not None
+        # The table comes after the figure, its heads after its rows.
+        for part in ("[role=gridcell]", "[role=columnheader]"):
+            page.locator(f"#trials {part}").first.wait_for(state="attached")
+        opened.settle()
         opened.check_accessible()

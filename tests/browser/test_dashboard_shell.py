@@ -10,7 +10,7 @@ from dash import Dash, Input, Output, dcc, html
 from dash.development.base_component import Component
 
 from autoshrink.dashboard.app import server
-from autoshrink.dashboard.app.page import Page
+from autoshrink.dashboard.app.page import Page, Screen
 from autoshrink.dashboard.app.pages import PAGES
 from autoshrink.dashboard.app.place import Place, control
 from autoshrink.dashboard.library import Library
@@ -22,7 +22,7 @@ FRONT = "/study/fake-study/front"
 OWN_PAGE = "/study/fake-study/fake"
 
 
-def _layout(place: Place, _library: Library) -> Component:
+def _layout(place: Place, _library: Library, _screen: Screen) -> Component:
     word = html.Label(["Word ", dcc.Input(place.get("word", "one"), id=control("word"), type="text")])
     buttons = [html.Button(name, id=f"fake-{name}") for name in ("fault", "mistake")]
     return html.Section([html.H2("Fake"), word, *buttons, html.P("as before", id="fake-shown")])

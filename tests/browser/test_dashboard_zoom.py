@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is install
 
 PLOT = "document.querySelector('#front-plot .js-plotly-plot')"
 RANGES = f"() => {PLOT}?._fullLayout && [{PLOT}._fullLayout.xaxis.range, {PLOT}._fullLayout.yaxis.range]"
-DRAWN = f"() => {PLOT}?._fullData?.some(trace => trace.meta === 'field')"
-TRIALS = f"() => {PLOT}._fullData.filter(trace => trace.meta === 'field').reduce((n, trace) => n + trace._length, 0)"
+DRAWN = f"() => {PLOT}?._fullData?.some(trace => trace.meta?.field)"
+TRIALS = f"() => {PLOT}._fullData.filter(trace => trace.meta?.field).reduce((n, trace) => n + trace._length, 0)"
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_what_does_not_keep_the_limits_is_hollow() -> None:
     hollow = {
         tuple(name): symbol == "circle-open"
         for trace in figure["data"]
-        if trace.get("meta") == "field"
+        if trace.get("meta", {}).get("field")
         for name, symbol in zip(trace["customdata"], trace["marker"]["symbol"], strict=True)
     }
     # 0.4 of 1.24 ms is 0.496 ms; the end of its interval lies over half a millisecond.
@@ -209,23 +209,30 @@ def test_in_space() -> None:
     assert figure["layout"]["scene"]["zaxis"]["title"]["text"] == "accuracy on val, %"
 
 
-def test_many_trials_are_drawn_by_webgl_in_binary() -> None:
+def test_many_trials_are_left_to_the_page_in_binary() -> None:
     many = [fake_trial(0)] + [
         fake_trial(k, [{"technique": "prune", "ratio": k / 4000}], accuracy=0.7, ratio=0.9, size=4_000_000 + k)
         for k in range(1, 1600)
     ]
-    before = panel(many)
+    before = panel(many, Limits(size_bytes=4_000_100))
     figure = front_plot([before], Look(), LIGHT, LIGHT.colours(groups([before.points], Look())))
     assert figure is not None
-    field = next(trace for trace in figure["data"] if trace.get("meta") == "field")
-    assert field["type"] == "scattergl"
+    field = next(trace for trace in figure["data"] if "painted" in trace.get("meta", {}))
+    # Plotly knows where they are, for pointing and clicking, and draws nothing.
+    assert (field["type"], field["mode"], field["hoveron"]) == ("scatter", "none", "points")
     assert np.frombuffer(base64.b64decode(field["x"]["bdata"]), "<f8") == pytest.approx(np.full(1599, 0.9))
     assert len(field["text"]) == 1599
-    assert set(field["marker"]["symbol"]) == {"circle"}
-    changed = dict(limit_patch(figure))
+    look = field["meta"]["painted"]
+    assert sum(base64.b64decode(look["keeps"])) == 100
+    sizes = np.frombuffer(base64.b64decode(look["sizes"]), np.uint8) / 10
+    assert sizes.min() >= 5.0
+    assert sizes.max() <= 14.0
+    # Markers that plotly does not draw get no room of its own.
+    assert figure["layout"]["xaxis"]["autorangeoptions"]["include"] == pytest.approx([1.03])
     place = figure["data"].index(field)
-    assert ("data", place, "marker", "symbol") in changed
-    assert ("data", place) not in changed
+    changed = dict(limit_patch(figure))
+    assert changed["data", place, "meta", "painted", "keeps"] == look["keeps"]
+    assert not [path for path in changed if path[:2] == ("data", place) and len(path) < 5]
 
 
 def test_a_patch_is_all_that_limits_and_selection_change() -> None:

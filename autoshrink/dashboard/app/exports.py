@@ -26,7 +26,7 @@ function(clicks, id) {
   const ground = getComputedStyle(document.documentElement).getPropertyValue("--surface").trim();
   const layout = {...plot.layout, paper_bgcolor: ground, plot_bgcolor: ground};
   const study = decodeURIComponent(window.location.pathname.split("/")[2] || "autoshrink").replace(/[^\\w.-]+/g, "-");
-  window.Plotly.downloadImage({data: plot.data, layout: layout}, {
+  window.Plotly.downloadImage({data: plot.data.map(window.autoshrink.drawable), layout: layout}, {
     format: id.format, filename: study + "-" + id.name, scale: id.format === "png" ? 2 : 1,
     width: plot.clientWidth, height: plot.clientHeight,
   });
@@ -105,12 +105,17 @@ def save_buttons(name: str, what: str, image: bool = True, table: bool = False) 
     return html.Div(parts, className="save-buttons")
 
 
-def copyable(name: str, text: str, what: str, block: bool = True) -> Component:
+def command_words(command: str) -> list[Component | str]:
+    """A command for an `html.Pre`: its lines end between words, not at the hyphens of an option."""
+    return [part for word in command.split(" ") for part in (" ", html.Span(word, className="word"))][1:]
+
+
+def copyable(name: str, text: str | list[Component | str], what: str, block: bool = True) -> Component:
     """A text with a button that copies it.
 
     Args:
         name: one on the page.
-        text: as it is copied.
+        text: as it is copied; see `command_words` for a command.
         what: is copied, for those who hear the page: `the command`.
         block: whether it stands in a block of its own, with its line breaks.
     """

@@ -10,6 +10,7 @@ from dash.development.base_component import Component
 
 from autoshrink.dashboard.answer import Answer, answer_markup
 from autoshrink.dashboard.app.downloads import package_button
+from autoshrink.dashboard.app.exports import command_words
 from autoshrink.dashboard.app.nodes import components
 from autoshrink.dashboard.app.place import address
 from autoshrink.dashboard.commands import next_commands
@@ -46,7 +47,7 @@ def answer_card(snapshot: Snapshot, view: TargetView, answer: Answer) -> list[Co
 def _command(command: str) -> Component:
     copy = dcc.Clipboard(content=command, title="Copy the command", className="copy")
     return html.Div(
-        [html.P("Or write it where you are:", className="note"), html.Div([html.Pre(command), copy])],
+        [html.P("Or write it where you are:", className="note"), html.Div([html.Pre(command_words(command)), copy])],
         className="command",
     )
 

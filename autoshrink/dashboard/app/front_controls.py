@@ -32,7 +32,20 @@ DEFAULTS = {
     "unfinished": "",
     "apart": "columns",
 }
+_OFTEN = ("y", "x", "colour")
 _SELDOM = ("costs", "xscale", "yscale", "area", "view", "unfinished")
+LABELS = {
+    "y": "Up",
+    "x": "Across",
+    "colour": "Colour",
+    "costs": "Costs",
+    "xscale": "Scale across",
+    "yscale": "Scale up",
+    "area": "Marker area, depth",
+    "view": "View",
+    "unfinished": "Stopped, rejected, failed",
+    "apart": "Arranged",
+}
 ALL = "*"
 """In the place of a target: all of them."""
 
@@ -62,8 +75,9 @@ def look_from(values: Mapping[str, Any], view: TargetView, points: Points, sever
     return look_of(view, points, values["x"], values["y"], values["area"], plain)
 
 
-def targets_row(place: Place, targets: Sequence[str], first: str) -> Component:
-    """Which targets are looked at."""
+def targets_row(place: Place, targets: Sequence[str], view: TargetView) -> Component:
+    """Which targets are looked at; `view` is the first."""
+    first = view.name
     fields = [choice("target", "Target", {name: name for name in targets}, first)]
     beside = {"": "no other"} | {name: name for name in targets} | ({ALL: "all others"} if len(targets) > 2 else {})
     fields += [
@@ -71,7 +85,7 @@ def targets_row(place: Place, targets: Sequence[str], first: str) -> Component:
             choice("beside", "Beside it", beside, place.get("beside")), className="" if len(targets) > 1 else "hidden"
         ),
         html.Div(
-            pick_one(place, "apart", "Arranged", {"columns": "side by side", "overlay": "in one figure"}),
+            choice("apart", LABELS["apart"], _options(view)["apart"], looks_of(place, view)["apart"]),
             className="hidden",
             id="apart-field",
         ),
@@ -81,34 +95,39 @@ def targets_row(place: Place, targets: Sequence[str], first: str) -> Component:
 
 def toolbar(place: Place, view: TargetView) -> list[Component]:
     """What is drawn over what; what one changes seldom unfolds."""
-    nouns = {name: noun_of(quantity, view.metric) for name, quantity in QUANTITIES.items()}
-    first = html.Div(
-        [
-            pick_one(place, "y", "Up", nouns),
-            pick_one(place, "x", "Across", nouns, default_x(view).name),
-            pick_one(place, "colour", "Colour", {"technique": "technique", "outcome": "outcome"}),
-        ],
-        className="fields",
+    values, options = looks_of(place, view), _options(view)
+    first, more = (
+        html.Div([choice(name, LABELS[name], options[name], values[name]) for name in names], className=f"fields{kind}")
+        for names, kind in ((_OFTEN, ""), (_SELDOM, " more"))
     )
-    more = html.Div(
-        [
-            pick_one(place, "costs", "Costs", {"relative": "ratio to the baseline", "absolute": "with units"}),
-            pick_one(place, "xscale", "Scale across", SCALES),
-            pick_one(place, "yscale", "Scale up", SCALES),
-            pick_one(place, "area", "Marker area, depth", {"auto": "automatic", **nouns}),
-            pick_one(place, "view", "View", {"2d": "flat", "3d": "in space"}),
-            pick_one(place, "unfinished", "Stopped, rejected, failed", {"": "left out", "shown": "shown"}),
-        ],
-        className="fields more",
-    )
-    changed = any(place.get(name, DEFAULTS[name]) != DEFAULTS[name] for name in _SELDOM)
+    changed = any(values[name] != DEFAULTS[name] for name in _SELDOM)
     return [first, html.Details([html.Summary("More ways to look"), more], open=changed)]
 
 
-def pick_one(place: Place, name: str, label: str, options: Mapping[str, str], default: str | None = None) -> Component:
-    """A choice of some words; what the address asks for and is none of them is not taken."""
-    asked = place.get(name)
-    return choice(name, label, options, asked if asked in options else default or DEFAULTS[name])
+def looks_of(place: Place, view: TargetView) -> dict[str, str]:
+    """Control of the look -> its value; what the address asks for and is no option is not taken."""
+    defaults = DEFAULTS | {"x": default_x(view).name}
+    return {
+        name: place.get(name) if place.get(name) in options else defaults[name]
+        for name, options in _options(view).items()
+    }
+
+
+def _options(view: TargetView) -> dict[str, dict[str, str]]:
+    """Control of the look -> value -> text."""
+    nouns = {name: noun_of(quantity, view.metric) for name, quantity in QUANTITIES.items()}
+    return {
+        "x": nouns,
+        "y": nouns,
+        "area": {"auto": "automatic", **nouns},
+        "colour": {"technique": "technique", "outcome": "outcome"},
+        "costs": {"relative": "ratio to the baseline", "absolute": "with units"},
+        "xscale": SCALES,
+        "yscale": SCALES,
+        "view": {"2d": "flat", "3d": "in space"},
+        "unfinished": {"": "left out", "shown": "shown"},
+        "apart": {"columns": "side by side", "overlay": "in one figure"},
+    }
 
 
 def targets_of(target: str, beside: str | None, known: Sequence[str]) -> list[str]:

@@ -25,12 +25,12 @@ THEME = (
 _NUMBER = {"filter": "agNumberColumnFilter", "type": "rightAligned", "width": 126}
 
 
-def trials_grid() -> Component:
-    """The table, empty; see `columns` and `rows`."""
+def trials_grid(points: Points) -> Component:
+    """The table; `columns` and `rows` are what changes in it."""
     return dag.AgGrid(
         id=TRIALS,
-        columnDefs=[],
-        rowData=[],
+        columnDefs=columns(points),
+        rowData=rows(points),
         getRowId="params.data.id",
         defaultColDef={
             "sortable": True,
@@ -56,7 +56,8 @@ def columns(points: Points) -> list[dict[str, Any]]:
     metric = points.view.metric
     listed: list[dict[str, Any]] = [
         {"field": "number", "headerName": "trial", "width": 84, "pinned": "left", **_narrow()},
-        {"field": "recipe", "headerName": "recipe", "flex": 1, "minWidth": 230, "tooltipField": "recipe"},
+        # Widths of their own: AG Grid now and then never shows columns whose width it has to share out (`flex`).
+        {"field": "recipe", "headerName": "recipe", "width": 380, "tooltipField": "recipe"},
         {"field": "outcome", "headerName": "outcome", "width": 128},
         {"field": "front", "headerName": "front", "width": 92},
     ]
@@ -69,7 +70,7 @@ def columns(points: Points) -> list[dict[str, Any]]:
             if not metric.percent and quantity in (ACCURACY, DROP):
                 text = {"function": "params.value == null ? '' : d3.format('.4~r')(params.value)"}
             listed.append({"field": quantity.name, "headerName": head, "valueFormatter": text, **_NUMBER})
-    listed.append({"field": "reason", "headerName": "reason", "minWidth": 200, "flex": 1, "tooltipField": "reason"})
+    listed.append({"field": "reason", "headerName": "reason", "width": 320, "tooltipField": "reason"})
     return listed
 
 

@@ -13,10 +13,25 @@ from autoshrink.dashboard.library import Library
 
 SCHEME = "scheme"
 """Id of the store that holds `light` or `dark`: the colour scheme of the reader's system."""
+NARROW = "narrow"
+"""Id of the store that holds whether the window is as narrow as a phone."""
 VERSION = "version"
 """Id of the store that holds the version of the study that is looked at: it changes when a file of the study does."""
 PLACE = "place"
 """Id of the store that holds the address of the page as [path, query], as it was opened."""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a page is looked at on.
+
+    Attributes:
+        scheme: `light` or `dark`.
+        narrow: whether the window is as narrow as a phone.
+    """
+
+    scheme: str
+    narrow: bool
 
 
 @dataclass(frozen=True)
@@ -26,12 +41,12 @@ class Page:
     Attributes:
         name: in its address.
         title: in the navigation, and in the browser's title.
-        layout: (place, library) -> what the page shows when it is opened, controls set as the address asks. Whatever
-            depends on the records is filled in by callbacks, which are called when the page is opened too.
+        layout: (place, library, screen) -> what the page shows when it is opened, controls set as the address asks.
+            Whatever depends on the records may be filled in by callbacks, which are called when the page is opened too.
         register: adds the page's callbacks to the application.
     """
 
     name: str
     title: str
-    layout: Callable[[Place, Library], Component]
+    layout: Callable[[Place, Library, Screen], Component]
     register: Callable[[Dash, Library], None]

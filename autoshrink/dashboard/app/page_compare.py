@@ -12,7 +12,7 @@ from autoshrink.dashboard.app.blocks import csv_table, section
 from autoshrink.dashboard.app.choice import choice
 from autoshrink.dashboard.app.exports import Table, on_csv
 from autoshrink.dashboard.app.notices import notices_slot
-from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page
+from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page, Screen
 from autoshrink.dashboard.app.place import Place, address, control
 from autoshrink.dashboard.app.trial_choice import MOST_OPTIONS, option_nodes, stamp_of, trial_options
 from autoshrink.dashboard.compare_section import MOST, compare_blocks, compared
@@ -35,7 +35,7 @@ APART = ":"
 Chosen = list[tuple[TargetView, TrialRecord]]
 
 
-def _layout(place: Place, library: Library) -> Component:
+def _layout(place: Place, library: Library, _screen: Screen) -> Component:
     snapshot = library.snapshot(place.study)
     view = snapshot.views.get(place.get("target")) or next(iter(snapshot.views.values()))
     values = _split(place.get("trials")) or _usual(view)

@@ -10,7 +10,7 @@ from dash.development.base_component import Component
 
 from autoshrink.dashboard.ages import ago
 from autoshrink.dashboard.app.exports import Table, on_csv, save_buttons
-from autoshrink.dashboard.app.page import VERSION, Page
+from autoshrink.dashboard.app.page import VERSION, Page, Screen
 from autoshrink.dashboard.app.place import Place, address
 from autoshrink.dashboard.app.tables import Cell, small_table
 from autoshrink.dashboard.library import Library
@@ -36,7 +36,7 @@ MEANINGS = {
 }
 
 
-def _layout(_place: Place, _library: Library) -> Component:
+def _layout(_place: Place, _library: Library, _screen: Screen) -> Component:
     return html.Div(
         [
             html.Section(

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, dcc, html
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
-from autoshrink.dashboard.answer import Answer, answer_of
 from autoshrink.dashboard.app import exports, front_controls
 from autoshrink.dashboard.app.exports import Table
 from autoshrink.dashboard.app.front_cards import RELAX, SELECT, answer_card, selected_card
+from autoshrink.dashboard.app.front_drawing import EMPTY, Records, Wanted, asked_of, drawing
 from autoshrink.dashboard.app.front_table import TRIALS, columns, csv_table, rows, trials_grid
 from autoshrink.dashboard.app.notices import notices_slot
-from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page
+from autoshrink.dashboard.app.page import NARROW, PLACE, SCHEME, VERSION, Page, Screen
 from autoshrink.dashboard.app.place import Place, control
-from autoshrink.dashboard.front_look import Axes, Look, Panel
-from autoshrink.dashboard.front_plot import Change, front_plot, groups, limit_patch, news_patch
-from autoshrink.dashboard.front_words import caption, kept_count, replaced, summary, why_nothing
-from autoshrink.dashboard.kept import Kept
+from autoshrink.dashboard.front_look import Panel
+from autoshrink.dashboard.front_words import kept_count
 from autoshrink.dashboard.library import Library, Snapshot
-from autoshrink.dashboard.limit_boxes import BOXES, asked_limits, scales, shown_boxes
-from autoshrink.dashboard.palette import DARK, LIGHT
+from autoshrink.dashboard.limit_boxes import BOXES, scales
 from autoshrink.dashboard.points import Points
 from autoshrink.dashboard.view import TargetView
-from autoshrink.target import Limits
 
 FRONT_ID = "front-plot"
 CONFIG = {
@@ -37,36 +34,45 @@ CONFIG = {
 SCRIPT = "front"
 
 
-def _layout(place: Place, library: Library) -> Component:
+def _layout(place: Place, library: Library, screen: Screen) -> Component:
+    records = _records(library)
     snapshot = library.snapshot(place.study)
     targets = list(snapshot.views)
     first = place.get("target") if place.get("target") in targets else targets[0]
     view = snapshot.views[first]
+    # The figure comes with the page: asked for later, plotly would draw an empty one before it.
+    wanted = _wanted(place, view)
+    drawn = drawing(records, snapshot, wanted, screen)
+    card, kept, problems = _answer(records, snapshot, view, wanted.limits)
     plot = html.Section(
         [
-            html.H2("Front", className="heard"),
             html.Div(front_controls.toolbar(place, view), className="toolbar"),
-            html.P(id="front-nothing", className="said nothing"),
+            html.P(drawn.nothing, id="front-nothing", className="said nothing"),
             html.Div(
-                dcc.Graph(id=FRONT_ID, config=CONFIG, responsive=True, className="front-graph"),
+                dcc.Graph(
+                    id=FRONT_ID,
+                    figure=drawn.since(None) or EMPTY,
+                    config=CONFIG,
+                    responsive=True,
+                    className="front-graph",
+                ),
                 id="front-frame",
                 className="front-frame",
                 role="group",
-                # Plotly's empty figure is white, also on a dark page.
-                style={"visibility": "hidden"},
+                style=drawn.frame,
             ),
-            html.P(id="front-caption", className="note"),
+            html.P(drawn.caption, id="front-caption", className="note"),
             exports.save_buttons(FRONT_ID, "the front", table=True),
         ],
         className="front-figure",
     )
-    answer = html.Section(id="front-answer", className="front-answer", **{"aria-live": "polite"})
+    answer = html.Section(card, id="front-answer", className="front-answer", **{"aria-live": "polite"})
     limits = html.Section(
         [
             html.H3("Limits", className="first"),
-            html.P(id="front-kept", className="note"),
+            html.P(kept, id="front-kept", className="note"),
             *front_controls.limits_form(place),
-            html.Div(id="front-problems", role="alert"),
+            html.Div(problems, id="front-problems", role="alert"),
         ],
         className="front-limits",
     )
@@ -94,18 +100,21 @@ def _layout(place: Place, library: Library) -> Component:
                 [html.H3("All trials", className="first"), exports.save_buttons(TRIALS, "the trials", False, True)],
                 className="table-head",
             ),
-            trials_grid(),
+            # Mounted when the figure is drawn, which one looks at first.
+            html.Div(id="front-trials"),
         ],
         className="front-table",
     )
     return html.Div(
         [
             dcc.Store(id="limit-scales"),
-            dcc.Store(id="narrow"),
-            dcc.Store(id="front-drawn"),
-            dcc.Store(id="front-said"),
+            dcc.Store(id="front-drawn", data=drawn.key),
+            dcc.Store(id="front-said", data=drawn.said),
+            dcc.Store(id="front-shown"),
+            dcc.Store(id="front-listed"),
+            html.H2("Front", className="heard"),
             notices_slot(),
-            front_controls.targets_row(place, targets, first),
+            front_controls.targets_row(place, targets, view),
             html.Div([answer, plot, limits, selected], className="front-grid"),
             table,
         ],
@@ -113,49 +122,38 @@ def _layout(place: Place, library: Library) -> Component:
     )
 
 
-class _Records:
-    """What the callbacks read, computed once for each version of a study."""
+_records = lru_cache(4)(Records)
+"""Of a library."""
 
-    def __init__(self, library: Library) -> None:
-        self.library = library
-        self.points = Kept(Points, 12)
-        self._answers: Kept[TargetView, dict[str, Answer]] = Kept(lambda _: {}, 12)
 
-    def snapshot(self, where: Sequence[str]) -> Snapshot:
-        return self.library.snapshot(Place.of(*where).study)
+def _wanted(place: Place, view: TargetView) -> Wanted:
+    """What the address asks for, as the page's controls are set when it is opened."""
+    return Wanted(
+        view.name,
+        place.get("beside"),
+        front_controls.looks_of(place, view),
+        {name: place.get(name) or None for name in front_controls.LIMITS},
+        place.number("selected"),
+        place.get("on") or None,
+    )
 
-    def answer(self, view: TargetView, asked: Limits) -> Answer:
-        known = self._answers.of(view)
-        key = repr(asked)
-        if key not in known:
-            if len(known) > 64:
-                known.clear()
-            known[key] = answer_of(view, asked)
-        return known[key]
 
-    def panels(
-        self, snapshot: Snapshot, names: Sequence[str], asked: Limits, trial: int | None, on: str
-    ) -> list[Panel]:
-        """The panels of these targets under the limits of a reader."""
-        found = []
-        for name in names:
-            view = snapshot.views[name]
-            answer = self.answer(view, asked)
-            selected = trial if (on or names[0]) == name else None
-            found.append(Panel(self.points.of(view), answer.limits, answer.number, selected))
-        return found
+def _answer(
+    records: Records, snapshot: Snapshot, view: TargetView, limits: Mapping[str, str | None]
+) -> tuple[list[Component], str, list[Component]]:
+    """The card of the trial to ship, how many keep the limits, and what is wrong with which of these."""
+    asked, problems = asked_of(view, limits)
+    found = records.answer(view, asked)
+    kept = kept_count(Panel(records.points.of(view), found.limits)) if view.candidates else ""
+    return answer_card(snapshot, view, found), kept, [html.P(text, className="problem") for text in problems.values()]
 
 
 def _register(app: Dash, library: Library) -> None:
-    records = _Records(library)
+    records = _records(library)
 
     def view_of(where: Sequence[str], target: str) -> tuple[Snapshot, TargetView]:
         snapshot = records.snapshot(where)
         return snapshot, snapshot.views[target]
-
-    def asked_of(view: TargetView, texts: Mapping[str, str | None]) -> tuple[Limits, dict[str, str]]:
-        shown = {box.name for box in shown_boxes(view)}
-        return asked_limits({name: text for name, text in texts.items() if name in shown}, view.metric.percent)
 
     @app.callback(
         output={
@@ -173,63 +171,25 @@ def _register(app: Dash, library: Library) -> None:
             "limits": front_controls.limit_inputs(),
             "trial": Input(control("selected"), "value"),
             "on": Input(control("on"), "value"),
-            "narrow": Input("narrow", "data"),
-            "version": Input(VERSION, "data"),
+            "narrow": Input(NARROW, "data"),
+            "_version": Input(VERSION, "data"),
             "scheme": Input(SCHEME, "data"),
             "where": State(PLACE, "data"),
             "drawn": State("front-drawn", "data"),
         },
     )
     def draw(
-        target: str,
-        beside: str | None,
-        looks: Mapping[str, Any],
-        limits: Mapping[str, str | None],
-        trial: int | None,
-        on: str | None,
-        narrow: bool | None,
-        version: str,
-        scheme: str | None,
-        where: list[str],
-        drawn: list[str] | None,
+        scheme: str, narrow: bool, _version: str, where: list[str], drawn: list[str] | None, **wanted: Any
     ) -> dict[str, Any]:
-        if scheme is None or narrow is None:
-            # The browser has not told them yet, and will at once: a figure is not drawn three times.
-            raise PreventUpdate
-        snapshot, view = view_of(where, target)
-        names = front_controls.targets_of(target, beside, list(snapshot.views))
-        asked, _ = asked_of(view, limits)
-        panels = records.panels(snapshot, names, asked, trial, on or "")
-        look = front_controls.look_from(looks, view, panels[0].points, len(names) > 1, narrow)
-        palette = DARK if scheme == "dark" else LIGHT
-        colours = _colours(look, snapshot, records, palette.series, palette.muted, palette.limit)
-        figure = front_plot(panels, look, palette, colours)
-        if figure is None:
-            said = why_nothing(panels[0].points)
-            return {
-                "figure": {},
-                "drawn": None,
-                "caption": "",
-                "nothing": said,
-                "frame": {"display": "none"},
-                "said": said,
-            }
-        # The page has room for a figure of this height or more.
-        room = figure["layout"].pop("height")
-        key = [f"{figure['layout']['uirevision']} {look.colour} {scheme}", f"{version} {look} {names}"]
-        shown: Any = figure
-        if drawn is not None and drawn[0] == key[0]:
-            # Dash writes a reader's zoom into the figure, so that one sent anew would take it away.
-            shown = _patch(limit_patch(figure) if drawn[1] == key[1] else news_patch(figure))
-        axes = Axes(look, panels)
-        other = replaced(panels[0].points, [(axis, str(looks[axis])) for axis in ("x", "y", "area")], look)
+        found = drawing(records, records.snapshot(where), Wanted(**wanted), Screen(scheme, narrow))
+        figure = found.since(drawn)
         return {
-            "figure": shown,
-            "drawn": key,
-            "caption": " ".join([*other, caption(axes)]),
-            "nothing": "",
-            "frame": {"minHeight": f"{room}px"},
-            "said": summary(axes),
+            "figure": no_update if figure is None else figure,
+            "drawn": found.key,
+            "caption": found.caption,
+            "nothing": found.nothing,
+            "frame": found.frame,
+            "said": found.said,
         }
 
     @app.callback(
@@ -245,11 +205,7 @@ def _register(app: Dash, library: Library) -> None:
     )
     def answer(target: str, limits: Mapping[str, str | None], _version: str, where: list[str]) -> tuple[Any, Any, Any]:
         snapshot, view = view_of(where, target)
-        asked, problems = asked_of(view, limits)
-        found = records.answer(view, asked)
-        kept = kept_count(Panel(records.points.of(view), found.limits)) if view.candidates else ""
-        said = [html.P(text, className="problem") for text in problems.values()]
-        return answer_card(snapshot, view, found), kept, said
+        return _answer(records, snapshot, view, limits)
 
     @app.callback(
         Output("front-selected", "children"),
@@ -296,16 +252,36 @@ def _register(app: Dash, library: Library) -> None:
         names = ["limit" if box.name in found else "limit hidden" for box in BOXES]
         return found, *names, *(front_controls.hint(view, box) for box in BOXES)
 
+    def listing(target: str, where: list[str]) -> tuple[Points, list[str]]:
+        snapshot, view = view_of(where, target)
+        return records.points.of(view), [snapshot.version, target]
+
+    @app.callback(
+        Output("front-trials", "children"),
+        Output("front-listed", "data", allow_duplicate=True),
+        Input("front-shown", "data"),
+        State(control("target"), "value"),
+        State(PLACE, "data"),
+        prevent_initial_call=True,
+    )
+    def mount(_shown: bool, target: str, where: list[str]) -> tuple[Component, list[str]]:
+        points, listed = listing(target, where)
+        return trials_grid(points), listed
+
     @app.callback(
         Output(TRIALS, "columnDefs"),
         Output(TRIALS, "rowData"),
-        Input(control("target"), "value"),
-        Input(VERSION, "data"),
+        Output("front-listed", "data"),
+        Input("front-drawn", "data"),
+        State(control("target"), "value"),
         State(PLACE, "data"),
+        State("front-listed", "data"),
     )
-    def fill(target: str, _version: str, where: list[str]) -> tuple[Any, Any]:
-        points = records.points.of(view_of(where, target)[1])
-        return columns(points), rows(points)
+    def fill(_drawn: list[str] | None, target: str, where: list[str], listed: list[str] | None) -> tuple[Any, ...]:
+        points, now = listing(target, where)
+        if listed == now:
+            raise PreventUpdate
+        return columns(points), rows(points), now
 
     def table(target: str, where: list[str]) -> Table | None:
         points = records.points.of(view_of(where, target)[1])
@@ -318,6 +294,9 @@ def _register(app: Dash, library: Library) -> None:
 
 def _register_scripts(app: Dash) -> None:
     """What happens in the browser alone."""
+    app.clientside_callback(
+        ClientsideFunction(SCRIPT, "whenDrawn"), Output("front-shown", "data"), Input("front-shown", "id")
+    )
     for box in BOXES:
         app.clientside_callback(
             ClientsideFunction(SCRIPT, "couple"),
@@ -368,27 +347,6 @@ def _register_scripts(app: Dash) -> None:
     app.clientside_callback(
         ClientsideFunction(SCRIPT, "several"), Output("apart-field", "className"), Input(control("beside"), "value")
     )
-    app.clientside_callback(ClientsideFunction(SCRIPT, "narrow"), Output("narrow", "data"), Input("front-drawn", "id"))
-
-
-def _patch(changes: Sequence[Change]) -> Patch:
-    found = Patch()
-    for path, value in changes:
-        part = found
-        for step in path[:-1]:
-            part = part[step]
-        part[path[-1]] = value
-    return found
-
-
-def _colours(
-    look: Look, snapshot: Snapshot, records: _Records, series: Sequence[str], muted: str, limit: str
-) -> dict[str, str]:
-    """The colour of each group, the same for all targets of a study; the baseline has none of its own."""
-    if look.colour == "outcome":
-        return {"complete": series[0], "compiled": series[2], "infeasible": limit, "stopped": muted}
-    names = groups([records.points.of(view) for view in snapshot.views.values()], look)
-    return {name: series[place % len(series)] for place, name in enumerate(names)}
 
 
 FRONT = Page("front", "Front", _layout, _register)

@@ -14,7 +14,7 @@ from autoshrink.dashboard.app import search_tables as tables
 from autoshrink.dashboard.app.choice import choice
 from autoshrink.dashboard.app.exports import Table, on_csv
 from autoshrink.dashboard.app.notices import notices_slot
-from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page
+from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page, Screen
 from autoshrink.dashboard.app.place import Place, control
 from autoshrink.dashboard.app.plots import opens_trials, outputs, palette_of, plot_block, shown
 from autoshrink.dashboard.app.tables import small_table
@@ -49,7 +49,7 @@ _PARALLEL = (
 )
 
 
-def _layout(place: Place, library: Library) -> Component:
+def _layout(place: Place, library: Library, _screen: Screen) -> Component:
     targets = list(library.snapshot(place.study).views)
     over = choice("over", "Over", {TRIALS: "trials", TIME: "time"}, place.get("over", TRIALS))
     target = choice("target", "Target", {name: name for name in targets}, place.get("target"))

@@ -11,7 +11,7 @@ from dash.development.base_component import Component
 
 from autoshrink.dashboard.ages import ago
 from autoshrink.dashboard.app.choice import choice, labelled
-from autoshrink.dashboard.app.page import VERSION, Page
+from autoshrink.dashboard.app.page import VERSION, Page, Screen
 from autoshrink.dashboard.app.place import Place, address, control
 from autoshrink.dashboard.formatting import counted
 from autoshrink.dashboard.library import Library
@@ -28,7 +28,7 @@ VOLUME = (
 )
 
 
-def _layout(place: Place, _library: Library) -> Component:
+def _layout(place: Place, _library: Library, _screen: Screen) -> Component:
     states = {"": "All states", **{str(state): str(state).capitalize() for state in STATES}}
     find = dcc.Input(id=control("find"), type="search", value=place.get("find"), placeholder="name, task or target")
     return html.Section(

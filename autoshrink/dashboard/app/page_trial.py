@@ -11,10 +11,10 @@ from dash.development.base_component import Component
 from autoshrink.dashboard.app.blocks import csv_table, section
 from autoshrink.dashboard.app.choice import choice
 from autoshrink.dashboard.app.downloads import package_button
-from autoshrink.dashboard.app.exports import Table, copyable, on_csv
+from autoshrink.dashboard.app.exports import Table, command_words, copyable, on_csv
 from autoshrink.dashboard.app.nodes import components
 from autoshrink.dashboard.app.notices import notices_slot
-from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page
+from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page, Screen
 from autoshrink.dashboard.app.place import Place, address, control
 from autoshrink.dashboard.app.trial_choice import MOST_OPTIONS, option_nodes, recommended, stamp_of, trial_options
 from autoshrink.dashboard.headline import headline
@@ -30,7 +30,7 @@ FILES = (*("figures", "layers", "latency-calls", "latency-rounds", "classes", "c
 """Names of what the page can save as CSV."""
 
 
-def _layout(place: Place, library: Library) -> Component:
+def _layout(place: Place, library: Library, _screen: Screen) -> Component:
     snapshot = library.snapshot(place.study)
     view = _view(snapshot, place.get("target"))
     controls = list(_controls(snapshot, view, place.number("trial", recommended(view))))
@@ -216,7 +216,7 @@ def _pick(snapshot: Snapshot, page: TrialPage) -> Component:
         [
             package_button(snapshot.name, record.target, record.number),
             html.P("The same on the command line:", className="note"),
-            copyable("pick", page.pick, "the command"),
+            copyable("pick", command_words(page.pick), "the command"),
         ],
         className="trial-ship",
     )

@@ -41,6 +41,7 @@ PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
+PLOTLY = '<link rel="preload" as="script" href="/_dash-component-suites/plotly/package_data/plotly.min.js">'
 
 
 def make_app(library: Library, rules: Rules | None = None, packer: Packer | None = None) -> Dash:
@@ -71,7 +72,8 @@ def make_app(library: Library, rules: Rules | None = None, packer: Packer | None
 
     @app.server.get(f"/{STUDY}/<anything:_path>")
     def page_of_study(_path: str) -> str:
-        return str(app.index())
+        # Pages of a study draw: the browser fetches plotly while it makes the page, and runs it after that.
+        return str(app.index()).replace("</head>", f"{PLOTLY}</head>", 1)
 
     app.layout = shell.layout()
     pages = {page.name: page for page in PAGES}

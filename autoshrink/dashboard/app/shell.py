@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.development.base_component import Component
+from dash.exceptions import PreventUpdate
 
-from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page
+from autoshrink.dashboard.app.page import NARROW, PLACE, SCHEME, VERSION, Page, Screen
 from autoshrink.dashboard.app.place import Place, address, control
 from autoshrink.dashboard.library import Library, Snapshot
 from autoshrink.errors import ConfigError
@@ -27,6 +28,7 @@ def layout() -> Component:
         [
             dcc.Location(id="url", refresh="callback-nav"),
             dcc.Store(id=SCHEME),
+            dcc.Store(id=NARROW),
             dcc.Store(id=PLACE),
             dcc.Store(id=VERSION),
             dcc.Store(id="addressed"),
@@ -64,9 +66,17 @@ def register(app: Dash, library: Library, pages: Mapping[str, Page], own: Sequen
         Output(TROUBLE, "children"),
         Input("url", "pathname"),
         Input("url", "search"),
+        Input(SCHEME, "data"),
+        Input(NARROW, "data"),
+        State(PLACE, "data"),
         prevent_initial_call="initial_duplicate",
     )
-    def open_page(path: str | None, query: str | None) -> tuple[object, ...]:
+    def open_page(
+        path: str | None, query: str | None, scheme: str, narrow: bool, shown: list[str] | None
+    ) -> tuple[object, ...]:
+        if shown is not None and set(ctx.triggered_prop_ids.values()) <= {SCHEME, NARROW}:
+            # An open page follows the screen by itself.
+            raise PreventUpdate
         place = Place.of(path or "/", query or "")
         of_study = bool(place.study)
         page = (pages if of_study else alone).get(place.page)
@@ -79,7 +89,7 @@ def register(app: Dash, library: Library, pages: Mapping[str, Page], own: Sequen
                 if of_study:
                     snapshot = library.snapshot(place.study)
                     version, count = snapshot.version, _trials(snapshot)
-                content = page.layout(place, library)
+                content = page.layout(place, library, Screen(scheme, narrow))
             except ConfigError as error:
                 content = _problem("This cannot be shown", *error.problems)
         head = _head(list(pages.values()) if of_study else own, page, place)
@@ -116,7 +126,7 @@ def register(app: Dash, library: Library, pages: Mapping[str, Page], own: Sequen
     def in_browser(name: str) -> ClientsideFunction:
         return ClientsideFunction("shell", name)
 
-    app.clientside_callback(in_browser("scheme"), Output(SCHEME, "data"), Input("url", "id"))
+    app.clientside_callback(in_browser("screen"), Output(SCHEME, "data"), Output(NARROW, "data"), Input("url", "id"))
     app.clientside_callback(in_browser("opened"), Output(_OPENED, "modified_timestamp"), Input(_OPENED, "data"))
     app.clientside_callback(
         in_browser("address"),

@@ -103,11 +103,13 @@ window.dash_clientside = window.dash_clientside || {};
     return beside && beside.length ? "" : "hidden";
   }
 
-  function narrow() {
-    const small = window.matchMedia("(max-width: 720px)");
-    small.addEventListener("change", () => window.dash_clientside.set_props("narrow", { data: small.matches }));
-    return small.matches;
+  /* The table waits for the figure, which one looks at first. */
+  function whenDrawn() {
+    return new Promise((resolve) => {
+      if (document.querySelector("#front-plot .main-svg")) resolve(true);
+      window.autoshrink.onDrawn((plot) => plot.closest("#front-plot") && resolve(true));
+    });
   }
 
-  window.dash_clientside.front = { couple, say, chosen, chosenRow, chosenMiss, relax, several, narrow };
+  window.dash_clientside.front = { couple, say, chosen, chosenRow, chosenMiss, relax, several, whenDrawn };
 })();

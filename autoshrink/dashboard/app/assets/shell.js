@@ -4,12 +4,14 @@
 (() => {
   const dash = (window.dash_clientside = window.dash_clientside || {});
 
-  /* light or dark, as the reader's system has it now and later */
-  function scheme() {
+  /* light or dark, as the reader's system has it, and whether the window is a phone's: now and later */
+  function screen() {
     const dark = window.matchMedia("(prefers-color-scheme: dark)");
+    const small = window.matchMedia("(max-width: 720px)");
     const name = () => (dark.matches ? "dark" : "light");
     dark.addEventListener("change", () => dash.set_props("scheme", {data: name()}));
-    return name();
+    small.addEventListener("change", () => dash.set_props("narrow", {data: small.matches}));
+    return [name(), small.matches];
   }
 
   /* keeps the value of every control in the address; the default of none is written before somebody changes it */
@@ -44,7 +46,7 @@
     return dash.no_update;
   }
 
-  dash.shell = {scheme, address, opened};
+  dash.shell = {screen, address, opened};
 
   /* Not by the address: Dash would open the page anew. */
   document.addEventListener("click", (event) => {

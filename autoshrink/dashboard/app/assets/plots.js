@@ -1,10 +1,13 @@
-/* Keeps what the reader made of a plot's axes when news of the study draw it anew.
+/* What is done to every plot: `window.autoshrink.onDrawn(plot => ...)` is told of each drawing, and what the reader made
+   of a plot's axes is kept when news of the study draw it anew.
 
    Plotly does so for equal `uirevision`, by what the axes were before the reader touched them; Dash 4.4 tells plotly the
    touched layout as if it were the figure's own, after which plotly knows of no touch. */
 
 (function () {
   const AXIS = /^[xy]axis[0-9]*$/;
+  const told = [];
+  window.autoshrink = { ...window.autoshrink, onDrawn: (then) => told.push(then) };
 
   function alike(one, other) {
     if (!one || !other) return one === other;
@@ -36,8 +39,10 @@
 
   function keeping(plotly) {
     const react = plotly.react;
-    plotly.react = function (plot, figure, ...rest) {
-      return react.call(this, plot, kept(plot, figure), ...rest);
+    plotly.react = async function (plot, figure, ...rest) {
+      const made = await react.call(this, plot, kept(plot, figure), ...rest);
+      for (const then of told) then(made);
+      return made;
     };
   }
 
