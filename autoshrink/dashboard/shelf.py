@@ -23,6 +23,8 @@ MANY = 300
 """A folder of more files is not looked through at each look."""
 LOOK_THROUGH_S = 1.0
 """So often it is, at most: whoever writes records renames them into place, which shows in the folder's own time."""
+LOOK_THROUGH_SHARE = 0.01
+"""Of the time is spent on that, at most: ten thousand files take nearly a tenth of a second."""
 SETTLED_S = 0.1
 """What changed within so many seconds before it was looked through may have changed again in the same tick."""
 
@@ -53,18 +55,21 @@ class Shelf:
         self._unread: set[str] = set()
         self._seen: Stamp | None = None
         self._looked = 0.0
+        self._took = 0.0
         self._settled = False
         self._changes = 0
 
     def look(self) -> int:
         """Looks for files that came, changed or went, and reads none. How often there were any."""
         seen, at = stamp_of(self._folder), time.monotonic()
-        lately = len(self._stamps) > MANY and at - self._looked < LOOK_THROUGH_S
+        often = max(LOOK_THROUGH_S, self._took / LOOK_THROUGH_SHARE)
+        lately = len(self._stamps) > MANY and at - self._looked < often
         if lately and self._settled and seen == self._seen:
             return self._changes
         self._seen, self._looked = seen, at
         self._settled = time.time() - seen[0] / 1e9 > SETTLED_S
         stamps = dict(_stamps(self._folder))
+        self._took = time.monotonic() - at
         if stamps != self._stamps:
             changed = {name for name, stamp in stamps.items() if self._stamps.get(name) != stamp}
             for name in self._stamps.keys() - stamps.keys():

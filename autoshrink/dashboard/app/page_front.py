@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +24,7 @@ from autoshrink.dashboard.library import Library, Snapshot
 from autoshrink.dashboard.limit_boxes import BOXES, scales
 from autoshrink.dashboard.points import Points
 from autoshrink.dashboard.view import TargetView
+from autoshrink.target import Limits
 
 FRONT_ID = "front-plot"
 CONFIG = {
@@ -43,7 +44,7 @@ def _layout(place: Place, library: Library, screen: Screen) -> Component:
     # The figure comes with the page: asked for later, plotly would draw an empty one before it.
     wanted = _wanted(place, view)
     drawn = drawing(records, snapshot, wanted, screen)
-    card, kept, problems = _answer(records, snapshot, view, wanted.limits)
+    said = _said(records, snapshot, wanted)
     plot = html.Section(
         [
             html.Div(front_controls.toolbar(place, view), className="toolbar"),
@@ -66,13 +67,13 @@ def _layout(place: Place, library: Library, screen: Screen) -> Component:
         ],
         className="front-figure",
     )
-    answer = html.Section(card, id="front-answer", className="front-answer", **{"aria-live": "polite"})
+    answer = html.Section(said["answer"], id="front-answer", className="front-answer", **{"aria-live": "polite"})
     limits = html.Section(
         [
             html.H3("Limits", className="first"),
-            html.P(kept, id="front-kept", className="note"),
+            html.P(said["kept"], id="front-kept", className="note"),
             *front_controls.limits_form(place),
-            html.Div(problems, id="front-problems", role="alert"),
+            html.Div(said["problems"], id="front-problems", role="alert"),
         ],
         className="front-limits",
     )
@@ -90,7 +91,7 @@ def _layout(place: Place, library: Library, screen: Screen) -> Component:
                 ],
                 className="selected-head",
             ),
-            html.Div(id="front-selected"),
+            html.Div(said["selected"], id="front-selected"),
         ],
         className="front-selected",
     )  # fmt: skip
@@ -138,14 +139,30 @@ def _wanted(place: Place, view: TargetView) -> Wanted:
     )
 
 
-def _answer(
-    records: Records, snapshot: Snapshot, view: TargetView, limits: Mapping[str, str | None]
-) -> tuple[list[Component], str, list[Component]]:
-    """The card of the trial to ship, how many keep the limits, and what is wrong with which of these."""
-    asked, problems = asked_of(view, limits)
+def _said(records: Records, snapshot: Snapshot, wanted: Wanted) -> dict[str, Any]:
+    """Beside the figure: the trial to ship, how many keep the limits, what is wrong with which, the selected trial."""
+    view = snapshot.views[wanted.target]
+    asked, problems = asked_of(view, wanted.limits)
     found = records.answer(view, asked)
-    kept = kept_count(Panel(records.points.of(view), found.limits)) if view.candidates else ""
-    return answer_card(snapshot, view, found), kept, [html.P(text, className="problem") for text in problems.values()]
+    return {
+        "answer": answer_card(snapshot, view, found),
+        "kept": kept_count(Panel(records.points.of(view), found.limits)) if view.candidates else "",
+        "problems": [html.P(text, className="problem") for text in problems.values()],
+        "selected": _selected(records, snapshot, wanted, asked),
+    }
+
+
+def _selected(records: Records, snapshot: Snapshot, wanted: Wanted, asked: Limits) -> Any:
+    if wanted.trial is None:
+        return html.P("Click a point or a row to see what it is.", className="note")
+    view = snapshot.views.get(wanted.on or wanted.target, snapshot.views[wanted.target])
+    points = records.points.of(view)
+    row = points.row(int(wanted.trial))
+    if row is None:
+        return html.P(f"{view.name} has no trial {wanted.trial} yet.", className="note")
+    found = records.answer(view, asked)
+    members = points.members(points.keeps(found.limits))
+    return selected_card(snapshot, view, points.records[row], found.number, bool(members[row]))
 
 
 def _register(app: Dash, library: Library) -> None:
@@ -163,6 +180,10 @@ def _register(app: Dash, library: Library) -> None:
             "nothing": Output("front-nothing", "children"),
             "frame": Output("front-frame", "style"),
             "said": Output("front-said", "data"),
+            "answer": Output("front-answer", "children"),
+            "kept": Output("front-kept", "children"),
+            "problems": Output("front-problems", "children"),
+            "selected": Output("front-selected", "children"),
         },
         inputs={
             "target": Input(control("target"), "value"),
@@ -181,8 +202,13 @@ def _register(app: Dash, library: Library) -> None:
     def draw(
         scheme: str, narrow: bool, _version: str, where: list[str], drawn: list[str] | None, **wanted: Any
     ) -> dict[str, Any]:
-        found = drawing(records, records.snapshot(where), Wanted(**wanted), Screen(scheme, narrow))
+        # One call for all that follows a limit: each costs the browser a tenth of a second.
+        snapshot, asked = records.snapshot(where), Wanted(**wanted)
+        found = drawing(records, snapshot, asked, Screen(scheme, narrow))
         figure = found.since(drawn)
+        if figure is None and drawn is not None:
+            # The page was opened with it.
+            raise PreventUpdate
         return {
             "figure": no_update if figure is None else figure,
             "drawn": found.key,
@@ -190,53 +216,8 @@ def _register(app: Dash, library: Library) -> None:
             "nothing": found.nothing,
             "frame": found.frame,
             "said": found.said,
+            **_said(records, snapshot, asked),
         }
-
-    @app.callback(
-        Output("front-answer", "children"),
-        Output("front-kept", "children"),
-        Output("front-problems", "children"),
-        inputs={
-            "target": Input(control("target"), "value"),
-            "limits": front_controls.limit_inputs(),
-            "_version": Input(VERSION, "data"),
-            "where": State(PLACE, "data"),
-        },
-    )
-    def answer(target: str, limits: Mapping[str, str | None], _version: str, where: list[str]) -> tuple[Any, Any, Any]:
-        snapshot, view = view_of(where, target)
-        return _answer(records, snapshot, view, limits)
-
-    @app.callback(
-        Output("front-selected", "children"),
-        inputs={
-            "target": Input(control("target"), "value"),
-            "trial": Input(control("selected"), "value"),
-            "on": Input(control("on"), "value"),
-            "limits": front_controls.limit_inputs(),
-            "_version": Input(VERSION, "data"),
-            "where": State(PLACE, "data"),
-        },
-    )
-    def select(
-        target: str,
-        trial: int | None,
-        on: str | None,
-        limits: Mapping[str, str | None],
-        _version: str,
-        where: list[str],
-    ) -> Any:
-        if trial is None:
-            return html.P("Click a point or a row to see what it is.", className="note")
-        snapshot, main = view_of(where, target)
-        view = snapshot.views.get(on or target, main)
-        points = records.points.of(view)
-        row = points.row(int(trial))
-        if row is None:
-            return html.P(f"{view.name} has no trial {trial} yet.", className="note")
-        found = records.answer(view, asked_of(main, limits)[0])
-        members = points.members(points.keeps(found.limits))
-        return selected_card(snapshot, view, points.records[row], found.number, bool(members[row]))
 
     @app.callback(
         Output("limit-scales", "data"),
@@ -272,12 +253,12 @@ def _register(app: Dash, library: Library) -> None:
         Output(TRIALS, "columnDefs"),
         Output(TRIALS, "rowData"),
         Output("front-listed", "data"),
-        Input("front-drawn", "data"),
-        State(control("target"), "value"),
+        Input(VERSION, "data"),
+        Input(control("target"), "value"),
         State(PLACE, "data"),
         State("front-listed", "data"),
     )
-    def fill(_drawn: list[str] | None, target: str, where: list[str], listed: list[str] | None) -> tuple[Any, ...]:
+    def fill(_version: str, target: str, where: list[str], listed: list[str] | None) -> tuple[Any, ...]:
         points, now = listing(target, where)
         if listed == now:
             raise PreventUpdate
