@@ -260,6 +260,7 @@ class TestManyFiles:
         os.utime(trials, (1, 1))
         assert library.snapshot("s") is before and looks == [trials]
         monkeypatch.setattr(shelf, "LOOK_THROUGH_S", 0.0)
+        monkeypatch.setattr(shelf, "LOOK_THROUGH_SHARE", float("inf"))
         assert [broken.file[-9:] for broken in library.snapshot("s").broken] == ["0002.json"]
         assert looks == [trials] * 2
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update, set_props
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
@@ -250,19 +250,19 @@ def _register(app: Dash, library: Library) -> None:
         return trials_grid(points), listed
 
     @app.callback(
-        Output(TRIALS, "columnDefs"),
-        Output(TRIALS, "rowData"),
         Output("front-listed", "data"),
         Input(VERSION, "data"),
         Input(control("target"), "value"),
         State(PLACE, "data"),
         State("front-listed", "data"),
     )
-    def fill(_version: str, target: str, where: list[str], listed: list[str] | None) -> tuple[Any, ...]:
+    def fill(_version: str, target: str, where: list[str], listed: list[str] | None) -> list[str]:
         points, now = listing(target, where)
-        if listed == now:
+        # Dash refuses outputs that are not on the page, as the table is not at first.
+        if listed is None or listed == now:
             raise PreventUpdate
-        return columns(points), rows(points), now
+        set_props(TRIALS, {"columnDefs": columns(points), "rowData": rows(points)})
+        return now
 
     def table(target: str, where: list[str]) -> Table | None:
         points = records.points.of(view_of(where, target)[1])
