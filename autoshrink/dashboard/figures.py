@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -95,14 +96,14 @@ def lay_out(figure: go.Figure, palette: Palette, height: int) -> None:
         "title": {"font": {"color": palette.muted, "size": 13}, "standoff": 10},
         "automargin": True,
     }
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 12, "r": 12, "t": 12, "b": 12},
-        font={"family": FONT, "size": 13, "color": palette.ink},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        legend={
+    layout = {
+        "template": "none",
+        "height": height,
+        "margin": {"l": 12, "r": 12, "t": 12, "b": 12},
+        "font": {"family": FONT, "size": 13, "color": palette.ink},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "legend": {
             "orientation": "h",
             "yanchor": "bottom",
             "y": 1.03,
@@ -111,18 +112,25 @@ def lay_out(figure: go.Figure, palette: Palette, height: int) -> None:
             "traceorder": "normal",
             "font": {"size": 12.5, "color": palette.muted},
         },
-        hoverlabel={
+        "hoverlabel": {
             "bgcolor": palette.surface,
             "bordercolor": palette.muted,
             "align": "left",
             "font": {"family": FONT, "color": palette.ink},
         },
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.ink},
-        hovermode="closest",
-        dragmode="zoom",
-    )
-    figure.update_xaxes(axis)
-    figure.update_yaxes(axis)
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.ink},
+        "hovermode": "closest",
+        "dragmode": "zoom",
+    }
+    before = {name: value for name, value in figure.layout.to_plotly_json().items() if name != "template"}
+    drawn = {name for name in before if name.startswith(("xaxis", "yaxis"))}
+    # Given whole, since plotly takes ten times as long for its updates, which look at every key of the figure again.
+    figure.layout = _over(before, {**layout, **dict.fromkeys(sorted({"xaxis", "yaxis"} | drawn), axis)})
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both together; where both have a value, that of `above`."""
+    return {**below, **{key: _over(below.get(key) or {}, v) if isinstance(v, dict) else v for key, v in above.items()}}
 
 
 def progress(records: Sequence[TrialRecord], limits: Limits) -> list[float]:

@@ -63,15 +63,12 @@ def test_a_token_is_brought_once_and_leaves_the_address(browser: Any, tmp_path: 
     token = "a-token-of-many-characters"
     (tmp_path / "results").mkdir()
     with serving(tmp_path / "results", rules=Rules("0.0.0.0", token)) as dashboard:
-        context = browser.new_context()
-        page = context.new_page()
-        page.goto(f"{dashboard.url}/?token={token}&q=1")
-        page.wait_for_url(lambda url: "q=1" in url and token not in url)
-        page.locator("#content h2").first.wait_for()
-        assert page.evaluate("document.cookie") == ""
-        assert page.goto(f"{dashboard.url}/devices").status == 200
-        page.locator("#content h2").first.wait_for()
-        context.close()
+        with dashboard.open(browser, f"/?token={token}&q=1") as opened:
+            opened.page.wait_for_url(lambda url: "q=1" in url and token not in url)
+            opened.settle()
+            assert opened.page.evaluate("document.cookie") == ""
+            opened.go("/devices")
+            assert opened.page.get_by_role("heading", name="Targets").is_visible()
         context = browser.new_context()
         page = context.new_page()
         assert page.goto(dashboard.url).status == 403

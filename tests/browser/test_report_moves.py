@@ -22,7 +22,7 @@ from autoshrink.records import StudyFolder
 from autoshrink.target import Limits
 from tests.fake_field import make_fake_field
 from tests.fake_study import FAKE_TARGETS, fake_meta, fake_trial, make_fake_study
-from tests.report_page import OpenedReport
+from tests.report_page import KeptReport, OpenedReport
 
 ONNXRUNTIME, OPENVINO = 0, 1
 
@@ -37,12 +37,17 @@ def report(study: StudyFolder) -> Path:
     return write_report(study, study.path / "report.html")
 
 
-@pytest.fixture
-def opened(browser: Any, report: Path) -> Iterator[OpenedReport]:
-    found = OpenedReport(browser, report)
+@pytest.fixture(scope="module")
+def kept(browser: Any, report: Path) -> Iterator[KeptReport]:
+    found = KeptReport(browser, report)
     yield found
-    found.check_quiet()
     found.close()
+
+
+@pytest.fixture
+def opened(kept: KeptReport) -> Iterator[OpenedReport]:
+    with kept.lent() as found:
+        yield found
 
 
 def panel(opened: OpenedReport, place: int = ONNXRUNTIME) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from autoshrink.dashboard.report import write_report
 from autoshrink.records import StudyFolder
 from tests.fake_field import make_fake_field
 from tests.fake_study import FAKE_TARGETS, fake_meta, fake_trial, make_fake_study
-from tests.report_page import OpenedReport
+from tests.report_page import KeptReport, OpenedReport
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,26 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(make_fake_study(folder), folder / "report.html")
 
 
-def test_every_figure_is_drawn_and_nothing_is_fetched(browser: Any, report: Path) -> None:
-    opened = OpenedReport(browser, report)
+@pytest.fixture(scope="module")
+def report_of_field(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("field") / "fake-study"
+    return write_report(make_fake_field(folder), folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def kept(browser: Any, report: Path) -> Iterator[KeptReport]:
+    found = KeptReport(browser, report)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def opened(kept: KeptReport) -> Iterator[OpenedReport]:
+    with kept.lent() as found:
+        yield found
+
+
+def test_every_figure_is_drawn_and_nothing_is_fetched(opened: OpenedReport) -> None:
     page = opened.page
     shown = page.locator("xpath=//section//div[contains(@class, 'plot')][@role='group'][not(ancestor::details)]")
     assert shown.count() == 10
@@ -30,12 +49,9 @@ def test_every_figure_is_drawn_and_nothing_is_fetched(browser: Any, report: Path
         assert plot.locator("svg.main-svg").count() > 0
     assert page.locator("#front-0 .point").count() > 10
     assert page.locator("#time-0 .point").count() > 20
-    opened.check_quiet()
-    opened.close()
 
 
-def test_hover_tells_about_the_trial(browser: Any, report: Path) -> None:
-    opened = OpenedReport(browser, report)
+def test_hover_tells_about_the_trial(opened: OpenedReport) -> None:
     point = opened.page.locator("#front-0 .scatter .point").last
     point.scroll_into_view_if_needed()
     box = point.bounding_box()
@@ -44,11 +60,9 @@ def test_hover_tells_about_the_trial(browser: Any, report: Path) -> None:
     text = opened.page.locator("#front-0 .hovertext").text_content()
     assert "trial 0" in text
     assert "layers in int8" in text
-    opened.close()
 
 
-def test_a_click_on_a_heading_sorts(browser: Any, report: Path) -> None:
-    opened = OpenedReport(browser, report)
+def test_a_click_on_a_heading_sorts(opened: OpenedReport) -> None:
     table = opened.page.locator("#target-0 table.sortable").first
     heading = table.locator("th", has_text="size").first
 
@@ -64,11 +78,9 @@ def test_a_click_on_a_heading_sorts(browser: Any, report: Path) -> None:
     assert heading.get_attribute("aria-sort") == "descending"
     assert column() == sorted(column(), reverse=True)
     assert table.locator("tbody.pinned tr").inner_text().startswith("0")
-    opened.close()
 
 
-def test_the_colours_follow_the_scheme_also_when_it_changes(browser: Any, report: Path) -> None:
-    opened = OpenedReport(browser, report)
+def test_the_colours_follow_the_scheme_also_when_it_changes(opened: OpenedReport) -> None:
     tick = opened.page.locator("#front-0 .xtick text").first
     fill = "element => getComputedStyle(element).fill"
     light = tick.evaluate(fill)
@@ -78,8 +90,6 @@ def test_the_colours_follow_the_scheme_also_when_it_changes(browser: Any, report
     )
     assert light == "rgb(92, 103, 115)"
     assert tick.evaluate(fill) == "rgb(154, 165, 179)"
-    opened.check_quiet()
-    opened.close()
 
 
 @pytest.mark.parametrize("width", [360, 1200])
@@ -116,9 +126,10 @@ def test_a_study_that_has_not_begun_opens_quietly(browser: Any, tmp_path: Path) 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_targets_of_which_less_is_known_fit_and_draw(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
-    file = write_report(make_fake_field(tmp_path / "fake-study"), tmp_path / "report.html")
-    opened = OpenedReport(browser, file, width, scheme)
+def test_targets_of_which_less_is_known_fit_and_draw(
+    browser: Any, report_of_field: Path, width: int, scheme: str
+) -> None:
+    opened = OpenedReport(browser, report_of_field, width, scheme)
     page = opened.page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for plot in page.locator(".plot").all():

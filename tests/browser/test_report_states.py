@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,32 @@ from autoshrink.dashboard.report_trials import Room
 from autoshrink.records import StudyFolder
 from autoshrink.types import Outcome
 from tests.fake_study import FAKE_TARGETS, fake_meta, fake_trial, make_fake_study
-from tests.report_page import OpenedReport
+from tests.report_page import KeptReport, OpenedReport
 
 TARGET = FAKE_TARGETS["onnxruntime-cpu"]
 INT8 = [{"technique": "quantize", "scheme": "int8_static"}]
 MAILED = 6_000_000
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two") / "fake-study"
+    return write_report(make_fake_study(folder), folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def kept(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptReport]:
+    folder = tmp_path_factory.mktemp("one") / "fake-study"
+    found = KeptReport(browser, write_report(make_fake_study(folder, targets=1), folder / "report.html"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def opened(kept: KeptReport) -> Iterator[OpenedReport]:
+    """A report on one target."""
+    with kept.lent() as found:
+        yield found
 
 
 def opened_of(browser: Any, study: StudyFolder, width: int = 1200, scheme: str = "light") -> OpenedReport:
@@ -42,9 +64,7 @@ def test_two_hundred_trials_on_two_targets_can_be_mailed_and_open_from_a_file(br
     opened.close()
 
 
-def test_the_trials_of_the_front_are_folded_and_drawn_when_opened(browser: Any, tmp_path: Path) -> None:
-    study = make_fake_study(tmp_path / "fake-study", targets=1)
-    opened = opened_of(browser, study)
+def test_the_trials_of_the_front_are_folded_and_drawn_when_opened(opened: OpenedReport) -> None:
     trials = opened.page.locator("#target-0 .trials")
     chosen = opened.page.locator("#target-0 table.front tr.chosen").get_attribute("data-trial")
     folded = trials.locator(f"xpath=./details[starts-with(./summary, 'Trial {chosen}:')]")
@@ -60,8 +80,6 @@ def test_the_trials_of_the_front_are_folded_and_drawn_when_opened(browser: Any, 
     beside = trials.locator("> details", has_text="beside its neighbours")
     beside.locator("> summary").click()
     assert "Better, faster: only where the 95 % interval" in beside.inner_text().replace("\xa0", " ")
-    opened.check_quiet()
-    opened.close()
 
 
 def test_what_does_not_fit_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,9 +161,8 @@ def test_names_that_are_html_stay_text(browser: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1200, "dark")])
-def test_it_is_readable_by_everybody(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
-    study = make_fake_study(tmp_path / "fake-study")
-    opened = opened_of(browser, study, width, scheme)
+def test_it_is_readable_by_everybody(browser: Any, report: Path, width: int, scheme: str) -> None:
+    opened = OpenedReport(browser, report, width, scheme)
     for summary in opened.page.locator("#target-0 .trials > details > summary").all()[:2]:
         summary.click()
     opened.check_fits()
@@ -154,8 +171,7 @@ def test_it_is_readable_by_everybody(browser: Any, tmp_path: Path, width: int, s
     opened.close()
 
 
-def test_the_keyboard_reaches_what_can_be_moved(browser: Any, tmp_path: Path) -> None:
-    opened = opened_of(browser, make_fake_study(tmp_path / "fake-study", targets=1))
+def test_the_keyboard_reaches_what_can_be_moved(opened: OpenedReport) -> None:
     opened.page.locator("#target-0 select").first.focus()
     reached = []
     for _ in range(24):
@@ -163,11 +179,9 @@ def test_the_keyboard_reaches_what_can_be_moved(browser: Any, tmp_path: Path) ->
         opened.page.keyboard.press("Tab")
     for expected in ("PNG", "SVG", "limit-0-0", "limit-0-1", "limit-0-2", "No limits", "Copy"):
         assert expected in reached
-    opened.close()
 
 
-def test_on_paper_there_is_nothing_to_press(browser: Any, tmp_path: Path) -> None:
-    opened = opened_of(browser, make_fake_study(tmp_path / "fake-study", targets=1))
+def test_on_paper_there_is_nothing_to_press(opened: OpenedReport) -> None:
     opened.page.emulate_media(media="print")
     pressed = """() => [...document.querySelectorAll("button")]
       .filter(button => button.checkVisibility() && !button.closest("th")).map(button => button.textContent)"""
@@ -178,4 +192,3 @@ def test_on_paper_there_is_nothing_to_press(browser: Any, tmp_path: Path) -> Non
     below = opened.page.locator("#target-0 figcaption").first
     assert drawn.bounding_box()["y"] + drawn.bounding_box()["height"] <= below.bounding_box()["y"]
     assert len(opened.page.pdf()) > 20_000
-    opened.close()

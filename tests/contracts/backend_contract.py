@@ -86,16 +86,20 @@ class BackendContract:
         return replace(source, model=folder / "model.onnx")
 
     def made(self, backend: Backend, workshop: Workshop, name: str = "cnn", precision: str = "fp32") -> Made:
-        """The artifact of a model, compiled at its first use, in a child where the backend compiles apart."""
+        """The artifact of a model, compiled at its first use.
+
+        The one in 8 bit in a child, as a search does it; the others here, since each child imports the vendor anew.
+        """
         if (name, precision) not in workshop:
             place = workshop["", ""].folder / f"{name}-{precision}"
             source = self.source(backend, name, place / "source", precision)
-            job = Job(
-                backend.name, 1, BATCH, LIMITS, Loaded(place / "artifact", (), precision), source, False, self.options
-            )
-            result = compile_and_run(job, place / "work", apart=backend.apart)
-            files = tuple(file.name for file in result.files)
-            compiled = Compiled(files, result.audit, result.figures)
+            if precision == "int8_static":
+                artifact = Loaded(place / "artifact", (), precision)
+                job = Job(backend.name, 1, BATCH, LIMITS, artifact, source, False, self.options)
+                result = compile_and_run(job, place / "work", apart=backend.apart)
+                compiled = Compiled(tuple(file.name for file in result.files), result.audit, result.figures)
+            else:
+                compiled = backend.compile(source, place / "artifact")
             workshop[name, precision] = Made(place / "artifact", compiled, source)
         return workshop[name, precision]
 

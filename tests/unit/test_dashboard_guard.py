@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoshrink.dashboard.app.guard import CALLBACKS, MOST_BODY, Rules, malformed
-from autoshrink.dashboard.app.server import make_app
+from autoshrink.dashboard.app.server import HERE, make_app
 from autoshrink.dashboard.library import Library
 from tests.fake_study import make_fake_study
 
@@ -32,6 +34,35 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 @pytest.fixture(scope="module")
 def client(library: Library) -> Iterator[FlaskClient]:
     yield make_app(library).server.test_client()
+
+
+def test_the_first_page_names_every_script_whatever_is_asked_for_beside_it(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dash looks for scripts during the first request, which may be that for the icon: the page came without them."""
+    server = make_app(library).server
+    at_work, answered = threading.Event(), threading.Event()
+    look = Dash._walk_assets_directory
+
+    def looks(app: Dash) -> None:
+        at_work.set()
+        answered.wait(30)
+        look(app)
+
+    monkeypatch.setattr(Dash, "_walk_assets_directory", looks)
+
+    def ask_for_icon() -> None:
+        server.test_client().get("/favicon.ico")
+        at_work.set()
+
+    beside = threading.Thread(target=ask_for_icon)
+    beside.start()
+    at_work.wait(30)
+    page = server.test_client().get("/").get_data(as_text=True)
+    answered.set()
+    beside.join()
+    named = re.findall(r'<script src="/assets/([a-z]+\.js)\?', page)
+    assert named == sorted(file.name for file in (HERE / "assets").glob("*.js")) and named
 
 
 @pytest.mark.parametrize(

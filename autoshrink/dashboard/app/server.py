@@ -83,6 +83,9 @@ def make_app(library: Library, rules: Rules | None = None, packer: Packer | None
     for page in (*OWN, *PAGES):
         page.register(app, library)
     downloads.register(app, packer or Packer(library))
+    # Dash looks for its scripts during the first request, and answers a second one that comes meanwhile without them.
+    with app.server.test_request_context():
+        app.server.preprocess_request()
     guard(app, rules or Rules())
     return app
 
