@@ -90,9 +90,12 @@ def sensitivities_of(
         "the least important channels of one layer alone are removed, with what belongs to them in others; the outputs "
         f"on {rows} rows of the calibration set are compared with those of the model as it is"
     )
+    place = {name: index for index, (name, _) in enumerate(model.named_modules())}
     found = {
         name: tuple((_channels(own, count) / width, loss) for count, loss in sorted(sensitivity.losses.items()))
-        for sensitivity, own, name, width in zip(sensitivities, blocks, names, widths, strict=True)
+        for sensitivity, own, name, width in sorted(
+            zip(sensitivities, blocks, names, widths, strict=True), key=lambda group: place[group[2]]
+        )
     }
     return Sensitivities("prune", "share of channels removed", method, unit_of(task.outputs), found)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dash import Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
 from autoshrink.dashboard.ages import age_seconds
+from autoshrink.dashboard.app import search_sensitivity
 from autoshrink.dashboard.app import search_tables as tables
 from autoshrink.dashboard.app.choice import choice
 from autoshrink.dashboard.app.exports import Table, on_csv
@@ -79,6 +80,7 @@ def _layout(place: Place, library: Library, _screen: Screen) -> Component:
                     plot_block("parallel", "Settings and what they came to", _PARALLEL, still=True),
                 ]
             ),
+            search_sensitivity.section(place),
             html.Section([html.H3("How the trials ended"), html.Div(id="search-ends")]),
             html.Section([html.H3("Stages and the cache"), html.Div(id="search-stages")]),
         ]
@@ -86,7 +88,7 @@ def _layout(place: Place, library: Library, _screen: Screen) -> Component:
 
 
 def _register(app: Dash, library: Library) -> None:
-    def view_of(where: list[str], target: str | None) -> TargetView | None:
+    def view_of(where: Sequence[str], target: str | None) -> TargetView | None:
         """The view that is looked at; None when the study cannot be read any more."""
         try:
             views = library.snapshot(Place.of(*where).study).views
@@ -165,6 +167,7 @@ def _register(app: Dash, library: Library) -> None:
             return None, None
         return tables.ends(view, Place.of(*where).study), tables.stages(view)
 
+    search_sensitivity.register(app, library, view_of)
     states = (State(control("target"), "value"), State(PLACE, "data"))
     rows: Mapping[str, Callable[[TargetView], Table]] = {
         "progress": tables.progress_csv,
