@@ -216,16 +216,24 @@ class StudyFolder:
         """Appends a record, or replaces it (when the test split has been scored)."""
         write_json(self.trial_file(record.target, record.number), record_to_json(record))
 
+    def check_target(self, target: str) -> None:
+        """Refuses what is no target of the study.
+
+        Raises:
+            ConfigError: says which there are.
+        """
+        if target not in self.meta.targets:
+            raise ConfigError(
+                [f"--target: {target!r} is not in study {self.meta.name}; it has {', '.join(self.meta.targets)}"]
+            )
+
     def records(self, target: str) -> list[TrialRecord]:
         """Every trial of a target, by number.
 
         Raises:
             ConfigError: the study has no such target, or a record is of an unknown schema.
         """
-        if target not in self.meta.targets:
-            raise ConfigError(
-                [f"--target: {target!r} is not in study {self.meta.name}; it has {', '.join(self.meta.targets)}"]
-            )
+        self.check_target(target)
         files = sorted((self.path / target / "trials").glob("[0-9]*.json"))
         return [record_from_json(read_json(file), file) for file in files]
 

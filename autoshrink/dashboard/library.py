@@ -63,6 +63,16 @@ class Library:
         self._lock = threading.Lock()
         self._studies: dict[str, _Study] = {}
 
+    @classmethod
+    def read(cls, study: StudyFolder) -> Snapshot:
+        """One study as it is now, whose broken records hide no other.
+
+        Raises:
+            ConfigError: its `study.json` cannot be read.
+        """
+        path = study.path.resolve()
+        return cls(path.parent).snapshot(path.name)
+
     def names(self) -> list[str]:
         """Of every study, also of those that cannot be read, sorted."""
         return sorted(path.parent.name for path in self.results.glob(f"*/{STUDY_FILE}"))
