@@ -85,6 +85,14 @@ class Library:
         """
         return self._study(name).snapshot()
 
+    def targets(self, name: str) -> list[str]:
+        """Names of the targets of a study. Reads no record.
+
+        Raises:
+            ConfigError: as `snapshot`.
+        """
+        return self._study(name).targets()
+
     def entries(self) -> dict[str, Snapshot | Broken]:
         """Every study by name, or why it cannot be read."""
         found: dict[str, Snapshot | Broken] = {}
@@ -149,6 +157,14 @@ class _Study:
             if self._known is None or self._known.version != version:
                 self._known = self._read(version)
             return self._known
+
+    def targets(self) -> list[str]:
+        """See `Library.targets`."""
+        with self._lock:
+            self._look_at_meta()
+            if isinstance(self._meta, ConfigError):
+                raise ConfigError(self._meta.problems)
+            return list(self._shelves)
 
     def _look_at_meta(self) -> None:
         stamp = stamp_of(self._path / STUDY_FILE)

@@ -17,6 +17,8 @@ NARROW = "narrow"
 """Id of the store that holds whether the window is as narrow as a phone."""
 VERSION = "version"
 """Id of the store that holds the version of the study that is looked at: it changes when a file of the study does."""
+LOOK = "look"
+"""Id of the clock that asks whether the study has changed."""
 PLACE = "place"
 """Id of the store that holds the address of the page as [path, query], as it was opened."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from dash import Dash, set_props
@@ -17,6 +18,7 @@ from autoshrink.dashboard.app.listening import Server
 from autoshrink.dashboard.app.packing import Packer
 from autoshrink.dashboard.app.pages import OWN, PAGES
 from autoshrink.dashboard.app.place import STUDY
+from autoshrink.dashboard.app.values import unknown_target
 from autoshrink.dashboard.library import Library
 from autoshrink.errors import ConfigError
 
@@ -83,7 +85,7 @@ def make_app(library: Library, rules: Rules | None = None, packer: Packer | None
     for page in (*OWN, *PAGES):
         page.register(app, library)
     downloads.register(app, packer or Packer(library))
-    guard(app, rules or Rules())
+    guard(app, rules or Rules(), partial(unknown_target, library))
     return app
 
 
