@@ -97,6 +97,30 @@ def test_the_search_page_draws_keeps_its_state_and_opens_a_trial_by_a_click(brow
         page.wait_for_url("**/study/fake-study/trial?target=openvino-cpu&trial=*")
 
 
+def test_lines_are_restricted_by_keyboard_and_a_link_shows_the_same(browser: Any, dashboard: Dashboard) -> None:
+    with dashboard.open(browser, "/study/fake-study/search", width=390) as opened:
+        page = opened.page
+        page.set_default_timeout(120_000)
+        page.locator("#parallel svg.main-svg").first.wait_for()
+        page.locator("#parallel-block summary", has_text="Only some of the lines").focus()
+        page.keyboard.press("Enter")
+        box = page.get_by_role("combobox", name="prune ratio")
+        box.focus()
+        box.select_option("0.5")
+        said = page.locator("#parallel-said")
+        said.filter(has_text="the others are faint").wait_for()
+        opened.wait_for_query("only.prune ratio", "0.5")
+        page.locator("#parallel .legendtext", has_text="left out").wait_for()
+        opened.check_fits()
+        opened.check_accessible()
+        words, where = said.inner_text(), page.evaluate("window.location.pathname + window.location.search")
+        opened.go(where)
+        said.filter(has_text=words).wait_for()
+        assert page.get_by_role("combobox", name="prune ratio", include_hidden=True).input_value() == "0.5"
+        page.locator("#parallel-block summary", has_text="The same as a table").click()
+        assert page.locator("#parallel-table tbody tr").count() == int(words.split()[0])
+
+
 def test_the_search_page_on_a_phone_in_the_dark_and_while_a_search_runs(browser: Any, dashboard: Dashboard) -> None:
     activity = write_fake_activity(dashboard.study("field"), stage="compile", device="adb 3A2F")
     with dashboard.open(browser, "/study/field/search", width=390, scheme="dark") as opened:

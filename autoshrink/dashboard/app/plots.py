@@ -18,7 +18,13 @@ _STILL = {"displayModeBar": False, "responsive": True}
 
 
 def plot_block(
-    name: str, title: str, caption: str, controls: Component | None = None, still: bool = False, said: bool = False
+    name: str,
+    title: str,
+    caption: str,
+    controls: Component | None = None,
+    still: bool = False,
+    said: bool = False,
+    above: Component | None = None,
 ) -> Component:
     """The block of the figure `name`; `shown` gives what fills it.
 
@@ -28,6 +34,7 @@ def plot_block(
         caption: what one sees.
         controls: beside the title.
         still: neither zooms nor pans; on a phone it may scroll.
+        above: what stands above the drawing.
         said: whether a sentence about what is drawn follows the caption; its id is `NAME-said`.
     """
     return html.Div(
@@ -36,6 +43,7 @@ def plot_block(
             html.P(id=f"{name}-none", className="note empty"),
             html.Div(
                 [
+                    *([above] if above else []),
                     # A drawing tells nothing to those who hear the page: the table does.
                     html.Div(
                         dcc.Graph(id=name, config=_STILL if still else _BUTTONS),

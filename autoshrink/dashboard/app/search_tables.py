@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from dash import dcc, html
 from dash.development.base_component import Component
@@ -126,9 +126,9 @@ def importance_csv(view: TargetView) -> Table:
     return Table(heads, rows)
 
 
-def lines_table(view: TargetView, study: str) -> Component:
-    """The trials that have a line, with their settings."""
-    records = lines(view)
+def lines_table(view: TargetView, study: str, shown: Collection[int] | None = None) -> Component:
+    """The trials that have a line, with their settings; of those the ones that `shown` has, by index."""
+    records = [record for place, record in enumerate(lines(view)) if shown is None or place in shown]
     factors = settings(records)
     metric = view.metric
     rows: list[list[Cell]] = [

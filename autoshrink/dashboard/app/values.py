@@ -58,7 +58,7 @@ def unknown_target(library: Library, parts: Iterable[Mapping[str, Any]]) -> str:
 def _of_control(component: str | Mapping[str, Any]) -> Callable[[object], bool]:
     """What the `value` of a component may be."""
     if isinstance(component, str) and not component.startswith("{"):
-        return _count_or_digits if component == "trial-number" else _anything
+        return _PLAIN.get(component, _anything)
     read: Mapping[str, Any] = json.loads(component) if isinstance(component, str) else component
     name = str(read.get("name", ""))
     if read.get("type") != control("")["type"]:
@@ -96,6 +96,7 @@ def _anything(_value: object) -> bool:
     return True
 
 
+_PLAIN: Mapping[str, Callable[[object], bool]] = {"trial-number": _count_or_digits, "compare-find": _text}
 _STORES: Mapping[str, Callable[[object], bool]] = {
     PLACE: _two_texts,
     SCHEME: _text,
