@@ -72,7 +72,7 @@ def _layout(place: Place, library: Library, _screen: Screen) -> Component:
             html.Section(
                 [
                     plot_block("importance", "What the settings explain", _IMPORTANCE, still=True),
-                    search_lines.block(),
+                    search_lines.block(place),
                 ]
             ),
             search_sensitivity.section(place),

@@ -22,6 +22,8 @@ from autoshrink.types import content_key
 BOXES, OFFERED = "parallel-only", "parallel-offered"
 _ONLY = "only."
 """Beginning of the controls' names; the title of the axis follows."""
+_COLUMNS = {"display": "grid", "gridTemplateColumns": "repeat(auto-fill, minmax(min(11rem, 50% - 10px), 1fr))"}
+"""Lists of one width, whatever their texts; two beside each other on a phone."""
 _CAPTION = (
     "Each line is a trial, from its settings to what it came to; its colour and dashes are the change of the metric. "
     "Click a name below to hide its lines, a point to open its trial."
@@ -29,11 +31,11 @@ _CAPTION = (
 Find = Callable[[Sequence[str], str | None], TargetView | None]
 
 
-def block() -> Component:
-    """The block."""
-    only = html.Details(
-        [html.Summary("Only some of the lines"), html.Div(id=BOXES, className="controls"), dcc.Store(id=OFFERED)]
-    )
+def block(place: Place) -> Component:
+    """The block; its lists are open where the address restricts something."""
+    boxes = html.Div(id=BOXES, className="controls", style=_COLUMNS)
+    is_open = any(map(_is_only, place.asked))
+    only = html.Details([html.Summary("Only some of the lines"), boxes, dcc.Store(id=OFFERED)], open=is_open)
     return plot_block("parallel", "Settings and what they came to", _CAPTION, still=True, said=True, above=only)
 
 
