@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
 from autoshrink.dashboard.app.blocks import csv_table, section
 from autoshrink.dashboard.app.choice import choice
 from autoshrink.dashboard.app.exports import Table, on_csv
 from autoshrink.dashboard.app.notices import notices_slot
-from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page, Screen
+from autoshrink.dashboard.app.page import PLACE, VERSION, Page, Screen
 from autoshrink.dashboard.app.place import Place, address, control
+from autoshrink.dashboard.app.shows import content, shows
 from autoshrink.dashboard.app.trial_choice import (
     MOST_OPTIONS,
     found_lines,
@@ -31,7 +32,7 @@ from autoshrink.dashboard.view import TargetView
 from autoshrink.search.words import describe
 from autoshrink.types import TrialRecord, content_key
 
-CONTENT, SHOWN, FIND, FOUND = "compare-content", "compare-shown", "compare-find", "compare-found"
+FIND, FOUND = "compare-find", "compare-found"
 FILES = ("compare-figures", "compare-recipes", *(f"compare-classes-{place}" for place in range(1, MOST)))
 """Names of what the page can save as CSV."""
 SLOTS = ("First trial", "Second trial", "Third trial")
@@ -80,8 +81,7 @@ def _layout(place: Place, library: Library, _screen: Screen) -> Component:
                 ],
                 className="trial-bar",
             ),
-            dcc.Store(id=SHOWN),
-            html.Div(id=CONTENT),
+            content("compare"),
         ]
     )
 
@@ -126,8 +126,9 @@ def _said(snapshot: Snapshot, asked: str) -> str:
     if not asked.strip():
         return ""
     whole = sum(len(view.records) for view in snapshot.views.values())
-    found = sum(len(found_lines(lines_of(view), asked)) for view in snapshot.views.values())
-    return f"{found} of {counted(whole, 'trial')} found: the lists beside have them"
+    found = [len(found_lines(lines_of(view), asked)) for view in snapshot.views.values()]
+    offered = "the lists offer them" if max(found) <= MOST_OPTIONS else f"the lists offer {MOST_OPTIONS} of a target"
+    return f"{sum(found)} of {counted(whole, 'trial')} found; {offered}"
 
 
 def _chosen(snapshot: Snapshot, target: str, values: Sequence[str]) -> tuple[Chosen, list[str]]:
@@ -160,29 +161,13 @@ def _register(app: Dash, library: Library) -> None:
         snapshot = library.snapshot(Place.of(*where).study)
         return *_lists(snapshot, target, _split(text), asked or ""), _said(snapshot, asked or "")
 
-    @app.callback(
-        Output(CONTENT, "children"),
-        Output(SHOWN, "data"),
-        Input(control("target"), "value"),
-        Input(control("trials"), "value"),
-        Input(VERSION, "data"),
-        Input(SCHEME, "data"),
-        State(PLACE, "data"),
-        State(SHOWN, "data"),
-    )
-    def show(
-        target: str, text: str | None, _version: str, scheme: str | None, where: list[str], shown: str | None
-    ) -> tuple[Any, Any]:
-        if scheme is None:
-            # The browser has not told it yet, and will at once.
-            return no_update, no_update
-        snapshot = library.snapshot(Place.of(*where).study)
+    def show(snapshot: Snapshot, target: str, text: str | None, scheme: str) -> tuple[str, Callable[[], Any]]:
         chosen, missing = _chosen(snapshot, target, _split(text))
         stamps = [stamp_of(snapshot.folder, view, record, None) for view, record in chosen]
-        stamp = content_key([scheme, target, missing, *stamps])
-        if stamp == shown:
-            return no_update, no_update
-        return _content(snapshot, target, chosen, missing, scheme), stamp
+        stamp = content_key([target, missing, *stamps])
+        return stamp, lambda: _content(snapshot, target, chosen, missing, scheme)
+
+    shows(app, library, "compare", "trials", show)
 
     def table(name: str) -> Any:
         def rows(target: str, text: str | None, where: list[str]) -> Table | None:
