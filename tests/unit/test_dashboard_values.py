@@ -141,8 +141,11 @@ def test_an_address_that_names_no_target_of_the_study_opens(
     where = address(page.name, "fake-study" if page in PAGES else "", **asked)
     path, _, query = where.partition("?")
     (body,) = (each for each in requests(app) if each["output"].startswith("..head.children"))
-    for part, value in zip(body["inputs"], (path, f"?{query}"), strict=True):
+    for part, value in zip(body["inputs"], (path, f"?{query}"), strict=False):
         part["value"] = value
+    for part in body["state"]:
+        part["value"] = None
+    body["changedPropIds"] = ["url.pathname"]
     answer = client.post(CALLBACKS, json=body, headers=OWN_PAGE)
     content = json.dumps(answer.json["response"]["content"])
     assert "cannot be shown" not in content and "no such page" not in content
@@ -180,5 +183,5 @@ def test_nothing_of_a_page_is_made_where_none_is_open(tmp_path: Path) -> None:
         for part in body["state"]:
             if not isinstance(part, list) and part["id"] == PLACE:
                 part["value"] = None
-                clock = any(isinstance(each, dict) and each["id"] == "look" for each in body["inputs"])
-                assert ask(client, body) in ((200, 204) if clock else (400,))
+                of_frame = any(isinstance(each, dict) and each["id"] in ("look", "url") for each in body["inputs"])
+                assert ask(client, body) in ((200, 204) if of_frame else (400,))

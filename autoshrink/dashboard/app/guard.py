@@ -23,7 +23,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
-from autoshrink.dashboard.app.page import LOOK, PLACE
+from autoshrink.dashboard.app.page import LOOK, PLACE, URL
 from autoshrink.dashboard.app.values import fits
 from autoshrink.tokens import is_loopback
 
@@ -190,10 +190,10 @@ def _spoken(component: object) -> str:
 
 
 def _is_nowhere(body: Mapping[str, Any]) -> bool:
-    """Whether a part of a page is asked for where there is no page; the clock of the frame asks before there is one."""
+    """Whether a part of a page is asked for where there is no page; what the frame itself asks for is none."""
     places = [one for one in _flat(body.get("state", [])) if one["id"] == PLACE]
-    clock = any(one["id"] == LOOK for one in _flat(body["inputs"]))
-    return bool(places) and not clock and any(one.get("value") is None for one in places)
+    of_frame = any(one["id"] in (LOOK, URL) for one in _flat(body["inputs"]))
+    return bool(places) and not of_frame and any(one.get("value") is None for one in places)
 
 
 def _is_value(given: object, expected: Mapping[str, Any]) -> bool:

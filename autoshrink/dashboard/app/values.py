@@ -82,8 +82,9 @@ def _flag(value: object) -> bool:
     return isinstance(value, bool)
 
 
-def _two_texts(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_text, value))
+def _texts(count: int | None = None) -> Callable[[object], bool]:
+    """Whether a value is a list of texts, `count` of them where that is given."""
+    return lambda value: isinstance(value, list) and count in (None, len(value)) and all(map(_text, value))
 
 
 def _click(value: object) -> bool:
@@ -98,12 +99,13 @@ def _anything(_value: object) -> bool:
 
 _PLAIN: Mapping[str, Callable[[object], bool]] = {"trial-number": _count_or_digits, "compare-find": _text}
 _STORES: Mapping[str, Callable[[object], bool]] = {
-    PLACE: _two_texts,
+    PLACE: _texts(2),
     SCHEME: _text,
     VERSION: _text,
     "count": _count,
     "narrow": _flag,
-    "front-drawn": _two_texts,
+    "front-drawn": _texts(3),
+    "front-listed": _texts(),
     "trial-shown": _text,
     "compare-shown": _text,
 }
