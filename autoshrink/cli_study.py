@@ -22,6 +22,7 @@ from autoshrink.cli_common import (
     StudyName,
     app,
     limits_of,
+    log,
     out,
     print_json,
     quantity,
@@ -30,7 +31,8 @@ from autoshrink.errors import ConfigError, NothingFits
 from autoshrink.target import Limits
 
 if TYPE_CHECKING:
-    from autoshrink.api import Study
+    from autoshrink.dashboard.library import Snapshot
+    from autoshrink.dashboard.view import TargetView
 
 
 @app.command()
@@ -52,8 +54,9 @@ def front(
 ) -> None:
     """Prints the Pareto front of each target, or with --across what serves them all."""
     from autoshrink.api import open_study
-    from autoshrink.dashboard.tables import front_rows
-    from autoshrink.dashboard.terminal import front_table
+    from autoshrink.dashboard.library import Library
+    from autoshrink.dashboard.tables import rows_of
+    from autoshrink.dashboard.terminal import table_of
 
     if plot and (as_json or across):
         other = "--json" if as_json else "--across"
@@ -62,32 +65,50 @@ def front(
     if across:
         if target is not None:
             raise ConfigError([f"--target: {target} is named, and --across is about all targets; leave one out"])
-        _across(opened, max_drop, as_json)
+        _across(Library.read(opened.folder), max_drop, as_json)
         return
     if max_drop is not None:
         raise ConfigError(["--max-drop: only --across takes it; a front shows every drop"])
-    targets = [target] if target else list(opened.folder.meta.targets)
-    fronts = {name: front_rows(opened.folder, name) for name in targets}
+    if target is not None:
+        opened.folder.check_target(target)
+    snapshot = Library.read(opened.folder)
+    views = {name: view for name, view in snapshot.views.items() if target in (None, name)}
+    fronts = {name: rows_of(view) for name, view in views.items()}
     if as_json:
-        print_json({"study": opened.name, "targets": fronts})
+        print_json({"study": opened.name, "targets": fronts, "broken": _broken(snapshot)})
     else:
-        for name in targets:
+        for view in views.values():
             if plot:
-                _plot(opened, name)
-            out.print(front_table(opened.folder, name))
+                _plot(view)
+            out.print(table_of(view))
             out.print()
+        _say_broken(snapshot)
     if not any(rows["front"] or rows["compiled"] for rows in fronts.values()):
         raise NothingFits(f"{opened.name}: no feasible trial yet")
 
 
-def _plot(opened: Study, target: str) -> None:
+def _broken(snapshot: Snapshot) -> list[dict[str, str]]:
+    """The files that could not be read, and why."""
+    from autoshrink.dashboard.standing import why_broken
+
+    return [{"file": each.file, "why": why_broken(snapshot, each)} for each in snapshot.broken]
+
+
+def _say_broken(snapshot: Snapshot) -> None:
+    """Names what is missing above, so that nobody takes it for all there is."""
+    for each in _broken(snapshot):
+        log.print(
+            Text.assemble((each["file"], "bold"), f" cannot be read and is left out: {each['why']}"), style="yellow"
+        )
+
+
+def _plot(view: TargetView) -> None:
     from autoshrink.dashboard.terminal_plot import COLOURS, WIDEST, WIDTH, front_picture
-    from autoshrink.dashboard.view import TargetView
 
     # A pipe has no width: what is read there later should not depend on the terminal that it was made in.
     width = min(out.width, WIDEST) if out.is_terminal else WIDTH
-    picture = front_picture(TargetView.of(opened.folder, target), width)
-    out.print(Text(target, "bold"))
+    picture = front_picture(view, width)
+    out.print(Text(view.name, "bold"))
     if picture is None:
         out.print(Text("nothing to draw yet: fewer than two trials were measured", "dim"))
         return
@@ -100,23 +121,24 @@ def _plot(opened: Study, target: str) -> None:
     out.print()
 
 
-def _across(opened: Study, max_drop: float | None, as_json: bool) -> None:
+def _across(snapshot: Snapshot, max_drop: float | None, as_json: bool) -> None:
     from autoshrink.dashboard.across import across
     from autoshrink.dashboard.across_terminal import across_tables
     from autoshrink.dashboard.across_words import across_json
     from autoshrink.dashboard.target_agreement import disagreements
-    from autoshrink.dashboard.view import views_of
 
-    views = views_of(opened.folder)
+    views = snapshot.views
     found = across(views, max_drop)
     shared, differing = disagreements(views)
     if as_json:
-        print_json({"study": opened.name, **across_json(found, shared, differing, views)})
+        document = across_json(found, shared, differing, views)
+        print_json({"study": snapshot.meta.name, **document, "broken": _broken(snapshot)})
     else:
         for each in across_tables(found, shared, differing, views):
             out.print(each)
+        _say_broken(snapshot)
     if not found.sets:
-        raise NothingFits(f"{opened.name}: no target is served by any recipe")
+        raise NothingFits(f"{snapshot.meta.name}: no target is served by any recipe")
 
 
 @app.command()

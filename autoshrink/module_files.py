@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +21,14 @@ STRUCTURE_FILE = "structure.json"
 
 
 class Step(NamedTuple):
-    """A technique, and the JSON value from which it repeats what it did to a model's structure."""
+    """A technique, and the JSON value from which it repeats what it did to a model's structure.
+
+    `shared_out` are the values of each `SharedOut` that it told of, which go with the model and change nothing of it.
+    """
 
     technique: str
     structure: Any
+    shared_out: Sequence[Mapping[str, Any]] = ()
 
 
 def save_module(folder: Path, model: nn.Module, steps: list[Step]) -> None:

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from autoshrink.errors import StageError
 from autoshrink.fingerprints import model_fingerprint
 from autoshrink.module_files import Step, load_module, save_module
 from autoshrink.onnx_graph import write_onnx
+from autoshrink.sensitivities import SharedOut, shared_out_from_json
 from autoshrink.target import Target
 from autoshrink.task import Arrays, Task, call
 from autoshrink.techniques import get_technique
@@ -48,6 +49,8 @@ FILES: Mapping[str, str] = {"onnx": MODEL_FILE, "program": PROGRAM_FILE}
 PARITY_FILE = "parity.json"
 WEIGHTS = "weights"
 """The entry of the export's report for the shapes of the weights."""
+SHARED_OUT = "shared out"
+"""The same for what was shared out among the layers."""
 COST_FILE = "cost.json"
 PACK = "pack"
 PACK_VERSION = 1
@@ -73,6 +76,7 @@ class Built:
         cost_seconds: stage -> wall seconds of making it, whenever that was; of stages whose result is gone, absent.
         weight_bits: layer -> bits of its trained integers; empty without quantization-aware training.
         weights: layer -> shape of its weight after the module stages; see `weight_shapes`.
+        shared_out: what the module stages shared out among the layers by their sensitivities, in order.
     """
 
     model: Path
@@ -84,6 +88,7 @@ class Built:
     cost_seconds: Mapping[str, float]
     weight_bits: Mapping[str, int]
     weights: Mapping[str, tuple[int, ...]]
+    shared_out: tuple[SharedOut, ...] = ()
 
 
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -150,7 +155,7 @@ class Pipeline:
         self._root = ""
         self._trained: nn.Module | None = None
         self._fingerprints: dict[str, str] = {}
-        self._latest: tuple[str, nn.Module] | None = None
+        self._latest: tuple[str, nn.Module, list[Step]] | None = None
 
     def run(self, recipe: Recipe, target: Target, progress: Listener) -> Built:
         """The files of a recipe in the form that the target's backend compiles, made where they are not in the cache.
@@ -164,8 +169,8 @@ class Pipeline:
         float_key = self._float_key(module_stages, target, form)
         entry = self._cache.get(float_key)
         if entry is None:
-            model = self._module(module_stages, work)
-            entry = self._make(float_key, EXPORT, partial(self._export, model, target, form, work))
+            model, steps = self._module(module_stages, work)
+            entry = self._make(float_key, EXPORT, partial(self._export, model, steps, target, form, work))
         keys = {stage.technique.name: stage.key for stage in module_stages} | {EXPORT: float_key}
         built = entry / FILES[form]
         settings: Settings = {}
@@ -193,7 +198,8 @@ class Pipeline:
             {layer: tuple(shape) for layer, shape in report[WEIGHTS].items()}
             # The export is from before they were kept.
             if WEIGHTS in report
-            else weight_shapes(self._module(module_stages, work)),
+            else weight_shapes(self._module(module_stages, work)[0]),
+            tuple(shared_out_from_json(value) for value in report.get(SHARED_OUT, ())),
         )
 
     def _cost(self, key: str) -> float | None:
@@ -209,7 +215,7 @@ class Pipeline:
         Raises:
             StageError: as `run`.
         """
-        return self._module(self._stages(recipe, target)[0], _Work(lambda _stage, _done, _total: None))
+        return self._module(self._stages(recipe, target)[0], _Work(lambda _stage, _done, _total: None))[0]
 
     def float_outputs(self, recipe: Recipe, target: Target, inputs: Arrays) -> dict[str, npt.NDArray[np.float32]]:
         """The outputs of `module` for samples: input name -> [N, ...] gives output name -> float32 [N, ...].
@@ -264,6 +270,9 @@ class Pipeline:
         parts = [before, name, technique.version, resolved, self._fingerprints[name], self._seed, versions]
         if isinstance(technique, ModuleTechnique) and self._fidelity != 1:
             parts.append(self._fidelity)
+        if technique.shares_out(resolved):
+            # Results from before it was kept do not say what was shared out.
+            parts.append(SHARED_OUT)
         return content_key(parts)
 
     def _float_key(self, module_stages: Sequence[_Stage], target: Target, form: str) -> str:
@@ -279,12 +288,12 @@ class Pipeline:
             self._trained = self._task.model().eval()
         return self._trained
 
-    def _module(self, stages: Sequence[_Stage], work: _Work) -> nn.Module:
-        """The model after `stages`, from the longest beginning of them that is in the cache."""
+    def _module(self, stages: Sequence[_Stage], work: _Work) -> tuple[nn.Module, list[Step]]:
+        """The model after `stages` and its steps, from the longest beginning of them that is in the cache."""
         if not stages:
-            return self._trained_model()
+            return self._trained_model(), []
         if self._latest is not None and self._latest[0] == stages[-1].key:
-            return self._latest[1]
+            return self._latest[1:]
         model, steps = self._trained_model(), list[Step]()
         done = 0
         for count in range(len(stages), 0, -1):
@@ -295,8 +304,8 @@ class Pipeline:
                 break
         for stage in stages[done:]:
             model, steps = self._apply(stage, model, steps, work)
-        self._latest = (stages[-1].key, model)
-        return model
+        self._latest = (stages[-1].key, model, steps)
+        return model, steps
 
     def _apply(self, stage: _Stage, model: nn.Module, steps: list[Step], work: _Work) -> tuple[nn.Module, list[Step]]:
         technique = stage.technique
@@ -305,10 +314,12 @@ class Pipeline:
         def make(folder: Path) -> None:
             if not isinstance(technique, ModuleTechnique):
                 raise TypeError(f"{technique.name} does not work on a module")
+            told: list[dict[str, Any]] = []
+            context = replace(self._context(stage, work), shared_out=lambda found: told.append(asdict(found)))
             with work.making(technique.name):
-                result, structure = technique.apply(model, stage.settings, self._context(stage, work))
+                result, structure = technique.apply(model, stage.settings, context)
                 result = result.eval()
-                made.append((result, [*steps, Step(technique.name, structure)]))
+                made.append((result, [*steps, Step(technique.name, structure, told)]))
                 save_module(folder, *made[0])
 
         folder = self._make(stage.key, technique.name, make)
@@ -318,14 +329,18 @@ class Pipeline:
     def _load(self, folder: Path) -> tuple[nn.Module, list[Step]]:
         return load_module(folder, copy.deepcopy(self._trained_model()), self._task)
 
-    def _export(self, model: nn.Module, target: Target, form: str, work: _Work, folder: Path) -> None:
+    def _export(
+        self, model: nn.Module, steps: Sequence[Step], target: Target, form: str, work: _Work, folder: Path
+    ) -> None:
         from autoshrink.export import export_onnx
         from autoshrink.program import write_program
 
         write = write_program if form == "program" else export_onnx
         with work.making(EXPORT):
             parity = write(model, self._task, target.batch, folder / FILES[form])
-            (folder / PARITY_FILE).write_text(json.dumps({**parity, WEIGHTS: weight_shapes(model)}))
+            shared_out = [value for step in steps for value in step.shared_out]
+            report = {**parity, WEIGHTS: weight_shapes(model), SHARED_OUT: shared_out}
+            (folder / PARITY_FILE).write_text(json.dumps(report))
 
     def _transform(self, stage: _Stage, source: Path, work: _Work, folder: Path) -> None:
         technique = stage.technique

@@ -5,6 +5,7 @@ results/<study>/
     study.db                      the sampler's memory (Optuna); can be lost, the records cannot
     search.json                   what a search is doing now (see `autoshrink.activity`)
     val/                          samples that the trials are scored on (see `autoshrink.val_set`)
+    sensitivities/<key>.json      what stages measured of the layers of a model, shared by trials
     <target>/device.json          what the device is that its trials are measured on
     <target>/trials/0007.json     one record a trial
     <target>/trials/0007/         raw latency samples, predictions, the child's log
@@ -28,11 +29,13 @@ import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 
 from autoshrink.errors import AutoshrinkError, ConfigError
+from autoshrink.sensitivities import Allocation, Sensitivities, SharedOut
 from autoshrink.target import Target
-from autoshrink.types import Recipe, Scalar, Space, StageSpec, TrialRecord
+from autoshrink.types import Recipe, Scalar, Space, StageSpec, TrialRecord, content_key
 
 SCHEMA = 1
 STUDY_FILE = "study.json"
+SENSITIVITIES = "sensitivities"
 MOST_BYTES = 64 * 2**20
 """Of a JSON file that is read."""
 
@@ -69,6 +72,7 @@ class StudyMeta:
 
 _META: TypeAdapter[StudyMeta] = TypeAdapter(StudyMeta)
 _RECORD: TypeAdapter[TrialRecord] = TypeAdapter(TrialRecord)
+_SENSITIVITIES: TypeAdapter[Sensitivities] = TypeAdapter(Sensitivities)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -212,18 +216,48 @@ class StudyFolder:
         """Appends a record, or replaces it (when the test split has been scored)."""
         write_json(self.trial_file(record.target, record.number), record_to_json(record))
 
+    def check_target(self, target: str) -> None:
+        """Refuses what is no target of the study.
+
+        Raises:
+            ConfigError: says which there are.
+        """
+        if target not in self.meta.targets:
+            raise ConfigError(
+                [f"--target: {target!r} is not in study {self.meta.name}; it has {', '.join(self.meta.targets)}"]
+            )
+
     def records(self, target: str) -> list[TrialRecord]:
         """Every trial of a target, by number.
 
         Raises:
             ConfigError: the study has no such target, or a record is of an unknown schema.
         """
-        if target not in self.meta.targets:
-            raise ConfigError(
-                [f"--target: {target!r} is not in study {self.meta.name}; it has {', '.join(self.meta.targets)}"]
-            )
+        self.check_target(target)
         files = sorted((self.path / target / "trials").glob("[0-9]*.json"))
         return [record_from_json(read_json(file), file) for file in files]
+
+    def write_shared_out(self, found: SharedOut) -> Allocation:
+        """Keeps what was measured of the layers, unless a trial with the same has; gives what the record keeps."""
+        value = _SENSITIVITIES.dump_python(found.sensitivities, mode="json")
+        name = f"{SENSITIVITIES}/{content_key(value)[:16]}.json"
+        if not (self.path / name).exists():
+            (self.path / SENSITIVITIES).mkdir(exist_ok=True)
+            write_json(self.path / name, {"schema": SCHEMA, **value})
+        return Allocation(found.sensitivities.technique, dict(found.chosen), found.expected, name)
+
+    def sensitivities(self, allocation: Allocation) -> Sensitivities:
+        """What was measured before an allocation.
+
+        Raises:
+            ConfigError: the file is missing, cannot be read, or would lie outside of the study's folder.
+        """
+        file = self.file(allocation.sensitivities)
+        fields = {name: value for name, value in read_json(file).items() if name != "schema"}
+        try:
+            return _SENSITIVITIES.validate_python(fields)
+        except ValidationError as error:
+            raise ConfigError(f"{file}:{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()) from error
 
     def write_left_out(self, target: str, left_out: Mapping[str, str]) -> None:
         """Keeps what a target's space was relieved of: what -> why."""

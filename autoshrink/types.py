@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from autoshrink.sensitivities import Allocation
+
 Scalar = bool | int | float | str
 Settings = Mapping[str, Scalar]
 
@@ -46,12 +48,8 @@ class Recipe:
     @classmethod
     def from_json(cls, data: Iterable[Mapping[str, Any]]) -> Recipe:
         """The recipe of `[{"technique": NAME, SETTING: VALUE, ...}, ...]`."""
-        return cls(
-            tuple(
-                StageSpec.of(stage["technique"], {name: value for name, value in stage.items() if name != "technique"})
-                for stage in data
-            )
-        )
+        named = ((stage["technique"], {n: value for n, value in stage.items() if n != "technique"}) for stage in data)
+        return cls(tuple(StageSpec.of(name, settings) for name, settings in named))
 
     def to_json(self) -> list[dict[str, Scalar]]:
         """The inverse of `from_json`."""
@@ -350,6 +348,7 @@ class TrialRecord:
         seconds: stage -> wall seconds spent in this trial (a cached stage costs only its lookup).
         reused: stages that came from the cache.
         weight_bits: layer -> bits of its integers, as quantization-aware training was asked or chose.
+        allocations: what stages shared out among the layers by their sensitivities, in the order of the stages.
         weights: layer -> shape of its weight after the stages (see `weight_shapes`); a factorized one has its factors.
         figures: name -> what the backend found in compiling beside size and audit.
         log: file of the child's output, relative to the study's folder.
@@ -379,6 +378,7 @@ class TrialRecord:
     reused: tuple[str, ...] = ()
     weight_bits: Mapping[str, int] = field(default_factory=dict)
     weights: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    allocations: tuple[Allocation, ...] = ()
     figures: Mapping[str, Figure] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     log: str | None = None

@@ -63,6 +63,16 @@ class Library:
         self._lock = threading.Lock()
         self._studies: dict[str, _Study] = {}
 
+    @classmethod
+    def read(cls, study: StudyFolder) -> Snapshot:
+        """One study as it is now, whose broken records hide no other.
+
+        Raises:
+            ConfigError: its `study.json` cannot be read.
+        """
+        path = study.path.resolve()
+        return cls(path.parent).snapshot(path.name)
+
     def names(self) -> list[str]:
         """Of every study, also of those that cannot be read, sorted."""
         return sorted(path.parent.name for path in self.results.glob(f"*/{STUDY_FILE}"))
@@ -74,6 +84,14 @@ class Library:
             ConfigError: there is no such study, or its `study.json` cannot be read.
         """
         return self._study(name).snapshot()
+
+    def targets(self, name: str) -> list[str]:
+        """Names of the targets of a study. Reads no record.
+
+        Raises:
+            ConfigError: as `snapshot`.
+        """
+        return self._study(name).targets()
 
     def entries(self) -> dict[str, Snapshot | Broken]:
         """Every study by name, or why it cannot be read."""
@@ -139,6 +157,14 @@ class _Study:
             if self._known is None or self._known.version != version:
                 self._known = self._read(version)
             return self._known
+
+    def targets(self) -> list[str]:
+        """See `Library.targets`."""
+        with self._lock:
+            self._look_at_meta()
+            if isinstance(self._meta, ConfigError):
+                raise ConfigError(self._meta.problems)
+            return list(self._shelves)
 
     def _look_at_meta(self) -> None:
         stamp = stamp_of(self._path / STUDY_FILE)

@@ -6,7 +6,7 @@ Drawn with plain lines: plotly's own kind wants WebGL, which compiles code in th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -35,22 +35,44 @@ _DASHES = ("solid", "longdash", "dash", "dot")
 
 @dataclass(frozen=True)
 class Axis:
-    """One vertical axis: its title, where each record stands on it (0 to 1, None unknown), and its marks."""
+    """One vertical axis.
+
+    Attributes:
+        title: what it shows.
+        places: where each record stands on it: 0 is the foot, 1 the top, None unknown.
+        marks: (place, text) each.
+        text_at: place -> what it stands for.
+    """
 
     title: str
     places: tuple[float | None, ...]
     marks: tuple[tuple[float, str], ...]
+    text_at: Callable[[float], str]
 
 
-def parallel_figure(view: TargetView, palette: Palette) -> go.Figure | None:
-    """The figure; None with fewer than two measured trials. The colour, and the dashes, tell the loss of the metric."""
+def parallel_figure(
+    view: TargetView, palette: Palette, kept: Callable[[Sequence[Axis]], Collection[int]] | None = None
+) -> go.Figure | None:
+    """The figure; None with fewer than two measured trials. The colour, and the dashes, tell the loss of the metric.
+
+    Args:
+        view: of the target.
+        palette: of the page.
+        kept: the axes -> the lines (by index) that are not faint; all of them when None.
+    """
     records = lines(view)
     axes = axes_of_lines(view, records) if len(records) > 1 else []
     if len(axes) < 2:
         return None
     figure = go.Figure()
     colours = _LIGHT if palette is LIGHT else _DARK
-    for label, members, place in classes(view, records):
+    shown = range(len(records)) if kept is None else kept(axes)
+    faint = [index for index in range(len(records)) if index not in shown]
+    groups = [(f"left out, {len(faint)}", faint, len(colours))] if faint else []
+    groups += [(label, [i for i in members if i in shown], place) for label, members, place in classes(view, records)]
+    for label, members, place in groups:
+        is_faint = place == len(colours)
+        colour = palette.grid if is_faint else colours[place]
         xs: list[float | None] = []
         ys: list[float | None] = []
         texts: list[str] = []
@@ -68,8 +90,8 @@ def parallel_figure(view: TargetView, palette: Palette) -> go.Figure | None:
         figure.add_trace(
             go.Scatter(
                 x=xs, y=ys, text=texts, customdata=numbers, name=escape(label), mode="lines+markers",
-                line={"color": colours[place], "width": 1.4, "dash": _DASHES[place]},
-                marker={"color": colours[place], "size": 4}, opacity=0.75, connectgaps=False,
+                line={"color": colour, "width": 1.4, "dash": "solid" if is_faint else _DASHES[place]},
+                marker={"color": colour, "size": 4}, opacity=0.75, connectgaps=False,
                 hovertemplate="%{text}<extra></extra>",
             )
         )  # fmt: skip
@@ -130,7 +152,8 @@ def _setting_axis(factor: Factor) -> Axis:
     if len(shown) > 8:
         # Every mark of a long axis would lie on the next one.
         shown = [shown[round(index * (len(shown) - 1) / 5)] for index in range(6)]
-    return Axis(factor.name, tuple(at[value] for value in factor.values), tuple(shown))
+    places = tuple(at[value] for value in factor.values)
+    return Axis(factor.name, places, tuple(shown), lambda place: names[round(place / step)])
 
 
 def _figure_axis(title: str, values: Sequence[float | None], text: Callable[[float], str]) -> Axis:
@@ -148,7 +171,12 @@ def _figure_axis(title: str, values: Sequence[float | None], text: Callable[[flo
     ends = np.linspace(begin, end, 5) if end > begin else np.array([begin])
     marks = [math.exp(mark) if logarithmic else float(mark) for mark in ends]
     found = tuple((place(mark) or 0.0, text(mark)) for mark in marks)
-    return Axis(title, tuple(map(place, values)), found)
+
+    def text_at(at: float) -> str:
+        value = begin + at * (end - begin)
+        return text(math.exp(value) if logarithmic else value)
+
+    return Axis(title, tuple(map(place, values)), found, text_at)
 
 
 def classes(view: TargetView, records: Sequence[TrialRecord]) -> list[tuple[str, list[int], int]]:

@@ -29,6 +29,15 @@ _COLUMN_TYPES = {
 
 
 def front_rows(study: StudyFolder, target: str) -> dict[str, Any]:
+    """`rows_of` a target of a study.
+
+    Raises:
+        ConfigError: the study has no such target, or a record cannot be read.
+    """
+    return rows_of(TargetView.of(study, target))
+
+
+def rows_of(view: TargetView) -> dict[str, Any]:
     """The baseline, the front and all trials of a target, as JSON values.
 
     Returns:
@@ -41,16 +50,12 @@ def front_rows(study: StudyFolder, target: str) -> dict[str, Any]:
         when each file is compressed with gzip; `elsewhere` is the accuracy of the same recipe on another target, where
         it is not known of this; `figures` are the backend's own, `notes` what the target does other than the recipe
         says; `seconds` is wall time of the whole trial.
-
-    Raises:
-        ConfigError: the study has no such target, or a record cannot be read.
     """
-    view = TargetView.of(study, target)
     members = [record.number for record in view.members]
     rows = {record.number: _row(record, view, view.is_scored and record.number in members) for record in view.records}
     listed = [rows[number] for number in members]
     return {
-        "target": target,
+        "target": view.name,
         "metric_name": view.metric.name,
         "axes": list(view.axes),
         "baseline": rows[view.baseline.number] if view.baseline else None,

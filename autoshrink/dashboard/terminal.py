@@ -17,20 +17,25 @@ from autoshrink.types import Interval, Outcome, Score, TrialRecord
 
 
 def front_table(study: StudyFolder, target: str) -> Table:
+    """`table_of` a target of a study.
+
+    Raises:
+        ConfigError: the study has no such target, or a record cannot be read.
+    """
+    return table_of(TargetView.of(study, target))
+
+
+def table_of(view: TargetView) -> Table:
     """The front for the terminal: the baseline, then the members, smallest latency first; 76 to 100 columns wide.
 
     Accuracy is of the test split where that was scored, otherwise of val, and says which; of a target that only
     compiles it is that of the same recipe on another target, and says which. A latency whose interval overlaps that of
     the row above is marked as a tie. Without a front, every trial is listed with its reason.
-
-    Raises:
-        ConfigError: the study has no such target, or a record cannot be read.
     """
-    view = TargetView.of(study, target)
     baseline, members = view.baseline, view.members
     rest = [record for record in (members or view.records) if record is not baseline]
     table = Table(
-        title=Text.assemble((target, "bold"), f"  {_count(view)}"),
+        title=Text.assemble((view.name, "bold"), f"  {_count(view)}"),
         title_justify="left",
         caption=_caption(view),
         caption_justify="left",

@@ -146,13 +146,3 @@ class TargetView:
 def absent(record: TrialRecord) -> str:
     """What stands in the place of a figure: of an artifact that was not measured, or of a trial that has none."""
     return NOT_MEASURED if record.artifact is not None else "-"
-
-
-def views_of(study: StudyFolder) -> dict[str, TargetView]:
-    """The views of all targets of a study.
-
-    Raises:
-        ConfigError: a record cannot be read.
-    """
-    records = {name: study.records(name) for name in study.meta.targets}
-    return {name: TargetView.among(records, study, name) for name in records}

@@ -249,7 +249,11 @@ class Trial:
         built = runner.pipeline.run(recipe, target, listen)
         self._seconds.update(built.seconds)
         self.record = replace(
-            self.record, reused=built.reused, weight_bits=dict(built.weight_bits), weights=dict(built.weights)
+            self.record,
+            reused=built.reused,
+            weight_bits=dict(built.weight_bits),
+            weights=dict(built.weights),
+            allocations=tuple(runner.folder.write_shared_out(found) for found in built.shared_out),
         )
         began = time.monotonic()
         example = runner.arrays_folder(first_rows(task.val.inputs, target.batch))

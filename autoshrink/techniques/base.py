@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from autoshrink.sensitivities import SharedOut
 from autoshrink.target import Target
 from autoshrink.types import Choice, Range, Scalar, Settings
 
@@ -52,6 +53,7 @@ class Context:
         fidelity: share of the training steps that are made, over 0 to 1: a cheap first look trains for a tenth.
         checkpoint: folder in which long training keeps its state, to go on from there when it is interrupted; None is
             to keep none. It may not exist yet, and is removed when training is done.
+        shared_out: told what was shared out among the layers by their sensitivities, each time that this is done.
     """
 
     task: Task
@@ -61,6 +63,7 @@ class Context:
     cache: StageCache | None = None
     fidelity: float = 1.0
     checkpoint: Path | None = None
+    shared_out: Callable[[SharedOut], None] = lambda _found: None
 
 
 class Technique(ABC):
@@ -86,6 +89,10 @@ class Technique(ABC):
     @abstractmethod
     def resolve(self, settings: Settings, target: Target) -> dict[str, Any]:
         """The settings with what the target adds (JSON values): equal results mean equal work on every target."""
+
+    def shares_out(self, settings: Mapping[str, Any]) -> bool:  # noqa: ARG002
+        """Whether with these resolved settings it measures how sensitive layers are, and tells `Context.shared_out`."""
+        return False
 
     @abstractmethod
     def fingerprint(self, task: Task) -> str:

@@ -12,9 +12,10 @@ from torch import nn
 from autoshrink.cache import StageCache
 from autoshrink.fake_quantize import WeightQuantizer
 from autoshrink.fingerprints import module_fingerprint
+from autoshrink.sensitivities import Sensitivities
 from autoshrink.task import Task, fingerprint
 from autoshrink.techniques.allocate import Option, allocate
-from autoshrink.techniques.deviation import deviation, measured_rows, outputs_on
+from autoshrink.techniques.deviation import deviation, measured_rows, outputs_on, unit_of
 from autoshrink.techniques.quantized_graph import FloatGraph, WeightLayer
 from autoshrink.types import content_key
 
@@ -41,6 +42,31 @@ def allocate_bits(losses: Losses, layers: Sequence[WeightLayer], average: float)
     options = [[Option(layer.count * bits, losses[layer.weight][bits]) for bits in BITS] for layer in layers]
     chosen = allocate(options, average * sum(layer.count for layer in layers))
     return {layer.weight: BITS[index] for layer, index in zip(layers, chosen, strict=True)}
+
+
+def sensitivities_of(
+    losses: Losses, layers: Sequence[WeightLayer], model: nn.Module, task: Task, per_channel: bool
+) -> Sensitivities:
+    """What `rounding_losses` gave, with what it means.
+
+    Args:
+        losses: of every layer.
+        layers: in the order they run.
+        model: that was measured.
+        task: on whose calibration set that was done.
+        per_channel: one step a channel, or one for the tensor.
+    """
+    rows = len(next(iter(measured_rows(model, task).values())))
+    step = "each channel" if per_channel else "all of it"
+    method = (
+        f"the weight of one layer alone is rounded, with one step for {step}; "
+        f"the outputs on {rows} rows of the calibration set are compared with those of the model as it is"
+    )
+    found = {
+        layer.name: tuple((float(bits), loss) for bits, loss in sorted(losses[layer.weight].items(), reverse=True))
+        for layer in layers
+    }
+    return Sensitivities("qat", "bits", method, unit_of(task.outputs), found)
 
 
 def rounding_losses(

@@ -14,11 +14,12 @@ from torch import nn
 from autoshrink.cache import StageCache
 from autoshrink.errors import StageError
 from autoshrink.fingerprints import training_fingerprint
+from autoshrink.sensitivities import SharedOut
 from autoshrink.task import Task, call
 from autoshrink.techniques.attention_heads import heads_left, set_heads, why_heads_must_stay
 from autoshrink.techniques.channel_blocks import Block, blocks_of, least_important
 from autoshrink.techniques.channel_groups import FAILURES, ChannelGraph, ChannelGroup, traceable_copy, without
-from autoshrink.techniques.prune_sensitivity import Sensitivity, measured, share_out
+from autoshrink.techniques.prune_sensitivity import Sensitivity, measured, sensitivities_of, share_out
 from autoshrink.tensors import as_tensors, run_example
 
 RATIO_MAX = 0.95
@@ -98,8 +99,11 @@ class Pruning:
         ratio: float,
         cache: StageCache | None = None,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
+        shared_out: Callable[[SharedOut], None] = lambda _found: None,
     ) -> tuple[nn.Module, dict[str, Any], float]:
         """The pruned model, the JSON value for `replay`, and the share that was removed; to be called once.
+
+        With the scope `per_layer`, `shared_out` is told what was measured and chosen.
 
         Raises:
             StageError: nothing can be removed, or the pruned model does not run or has outputs of another shape.
@@ -122,7 +126,12 @@ class Pruning:
         heads: dict[str, int] = {}
         try:
             if self._scope == "per_layer":
-                chosen, share = share_out(self._sensitivities(blocks, cache, progress), blocks, widths, ratio)
+                sensitivities = self._sensitivities(blocks, cache, progress)
+                chosen, share = share_out(sensitivities, blocks, widths, ratio)
+                names = [group.layers[0] for group in self._groups]
+                of_layers = sensitivities_of(sensitivities, blocks, names, widths, self._model, self._task)
+                shares = {n: len(gone) / width for n, gone, width in zip(names, chosen, widths, strict=True)}
+                shared_out(SharedOut(of_layers, shares))
             else:
                 chosen = least_important(blocks, widths, ratio)
                 share = sum(map(len, chosen)) / sum(widths)

@@ -18,6 +18,8 @@ WEIGHTS = 1 << 30
 """Rows times weights of a measurement: a model of over 4 million weights is measured on fewer rows."""
 BATCH = 64
 
+Kinds = Mapping[str, Literal["logits", "values"]]
+"""Output -> what it holds, see `Task.outputs`."""
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -40,7 +42,7 @@ def outputs_on(model: nn.Module, task: Task, rows: Arrays) -> dict[str, torch.Te
     return {name: torch.cat(tensors) for name, tensors in pieces.items()}
 
 
-def deviation(expected: Tensors, found: Tensors, kinds: Mapping[str, Literal["logits", "values"]]) -> float:
+def deviation(expected: Tensors, found: Tensors, kinds: Kinds) -> float:
     """How far outputs are from those expected, at least 0: summed over the outputs, by name, [N, ...] each.
 
     Args:
@@ -59,3 +61,10 @@ def deviation(expected: Tensors, found: Tensors, kinds: Mapping[str, Literal["lo
             total += float(functional.kl_div(ours, theirs, reduction="batchmean", log_target=True))
     # Rounding may leave a divergence of almost nothing below 0.
     return max(total, 0.0)
+
+
+def unit_of(kinds: Kinds) -> str:
+    """What `deviation` counts in, in words."""
+    held = set(kinds.values())
+    units = {"logits": "nats of KL divergence", "values": "mean squared error over the mean square"}
+    return " + ".join(unit for kind, unit in units.items() if kind in held)

@@ -66,6 +66,10 @@ class Prune(ModuleTechnique):
             resolved["step_epochs"] = float(resolved.get("step_epochs", self.parameters["step_epochs"].default))
         return resolved
 
+    def shares_out(self, settings: Mapping[str, Any]) -> bool:
+        """The scope `per_layer`."""
+        return bool(settings["scope"] == "per_layer")
+
     def fingerprint(self, task: Task) -> str:
         """Of the training set and its loss, the calibration set, on which `per_layer` measures, and the kept layers."""
         return f"{training_fingerprint(task)} {fingerprint(task.calibration)} {' '.join(task.keep)}"
@@ -99,7 +103,7 @@ class Prune(ModuleTechnique):
                 break
             # Of what is left by now: rounding to blocks does not add up over the steps.
             share = max(0.0, 1 - (1 - ratio) ** (step / steps) / kept) if steps > 1 else ratio
-            model, structure, removed = pruning.by(share, context.cache, context.progress)
+            model, structure, removed = pruning.by(share, context.cache, context.progress, context.shared_out)
             kept *= 1 - removed
             history.append(structure)
             if step < steps and removed:

@@ -14,10 +14,11 @@ from torch import nn
 
 from autoshrink.cache import StageCache
 from autoshrink.fingerprints import module_fingerprint
+from autoshrink.sensitivities import Sensitivities
 from autoshrink.task import Arrays, Task, fingerprint
 from autoshrink.techniques.allocate import Option, allocate
 from autoshrink.techniques.channel_blocks import Block
-from autoshrink.techniques.deviation import deviation, measured_rows, outputs_on
+from autoshrink.techniques.deviation import deviation, measured_rows, outputs_on, unit_of
 from autoshrink.types import content_key
 
 VERSION = 1
@@ -64,6 +65,39 @@ def share_out(
         for own, tried, index in zip(blocks, counts, chosen, strict=True)
     ]
     return removed, 1 - kept / whole
+
+
+def sensitivities_of(
+    sensitivities: Sequence[Sensitivity],
+    blocks: Sequence[Sequence[Block]],
+    names: Sequence[str],
+    widths: Sequence[int],
+    model: nn.Module,
+    task: Task,
+) -> Sensitivities:
+    """What `measured` gave, with what it means; its options are shares of a group's channels.
+
+    Args:
+        sensitivities: of each group of `model`.
+        blocks: of each group, in the order in which they go.
+        names: of the layer that stands for each group.
+        widths: channels of each group.
+        model: that was measured.
+        task: on whose calibration set that was done.
+    """
+    rows = len(next(iter(measured_rows(model, task).values())))
+    method = (
+        "the least important channels of one layer alone are removed, with what belongs to them in others; the outputs "
+        f"on {rows} rows of the calibration set are compared with those of the model as it is"
+    )
+    place = {name: index for index, (name, _) in enumerate(model.named_modules())}
+    found = {
+        name: tuple((_channels(own, count) / width, loss) for count, loss in sorted(sensitivity.losses.items()))
+        for sensitivity, own, name, width in sorted(
+            zip(sensitivities, blocks, names, widths, strict=True), key=lambda group: place[group[2]]
+        )
+    }
+    return Sensitivities("prune", "share of channels removed", method, unit_of(task.outputs), found)
 
 
 def measured(

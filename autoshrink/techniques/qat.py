@@ -11,10 +11,11 @@ from torch import nn
 from autoshrink.errors import StageError
 from autoshrink.fake_quantize import keep_steps_near
 from autoshrink.fingerprints import training_fingerprint
+from autoshrink.sensitivities import SharedOut
 from autoshrink.target import Target
 from autoshrink.task import Task, call, fingerprint
 from autoshrink.techniques.base import Context, ModuleTechnique, Parameter
-from autoshrink.techniques.bit_allocation import BITS, allocate_bits, rounding_losses
+from autoshrink.techniques.bit_allocation import BITS, allocate_bits, rounding_losses, sensitivities_of
 from autoshrink.techniques.onnx_int8 import Grid, ends
 from autoshrink.techniques.quantize import KEEP_FLOAT
 from autoshrink.techniques.quantized_graph import FloatGraph, WeightLayer, add_quantizers, initialise, round_biases
@@ -87,6 +88,10 @@ class Qat(ModuleTechnique):
         resolved = {**defaults, **settings, "grid": grid}
         return {name: float(value) if type(value) is int else value for name, value in resolved.items()}
 
+    def shares_out(self, settings: Mapping[str, Any]) -> bool:
+        """The allocation `mixed`."""
+        return bool(settings["allocation"] == "mixed")
+
     def fingerprint(self, task: Task) -> str:
         """Of the training set and the calibration set."""
         return f"{training_fingerprint(task)} {fingerprint(task.calibration)}"
@@ -141,11 +146,13 @@ class Qat(ModuleTechnique):
         settings: Mapping[str, Any],
         context: Context,
     ) -> dict[str, int]:
-        if settings["allocation"] == "mixed":
-            losses = rounding_losses(
-                model, graph, context.task, bool(settings["grid"]["per_channel"]), context.cache, context.progress
-            )
-            return allocate_bits(losses, layers, float(settings["average_bits"]))
+        if self.shares_out(settings):
+            per_channel = bool(settings["grid"]["per_channel"])
+            losses = rounding_losses(model, graph, context.task, per_channel, context.cache, context.progress)
+            shared = allocate_bits(losses, layers, float(settings["average_bits"]))
+            measured = sensitivities_of(losses, graph.layers()[0], model, context.task, per_channel)
+            context.shared_out(SharedOut(measured, {layer.name: float(shared[layer.weight]) for layer in layers}))
+            return shared
         bits = dict.fromkeys((layer.weight for layer in layers), int(settings["weight_bits"]))
         first_and_last = ends([layer.weight for layer in graph.layers()[0]], "first_last")
         return {weight: max(width, END_BITS) if weight in first_and_last else width for weight, width in bits.items()}

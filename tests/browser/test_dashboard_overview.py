@@ -12,6 +12,7 @@ from autoshrink.activity import remove_activity
 from autoshrink.records import StudyFolder
 from autoshrink.target_states import remember
 from tests.dashboard_server import Dashboard, serving
+from tests.fake_allocations import write_fake_allocated
 from tests.fake_field import make_fake_field
 from tests.fake_samples import write_fake_activity
 from tests.fake_study import FAKE_TARGETS, fake_meta, make_fake_study
@@ -87,13 +88,37 @@ def test_the_search_page_draws_keeps_its_state_and_opens_a_trial_by_a_click(brow
         page.locator("#progress .xtitle", has_text="trial").wait_for()
         opened.wait_for_query("over", "trials")
         assert opened.query("target") == "openvino-cpu"
-        page.locator("#parallel-block summary").click()
+        page.locator("#parallel-block summary", has_text="The same as a table").click()
         page.locator("#parallel-table").get_by_role("link", name="23", exact=True).wait_for()
         point = page.locator("#progress .scatterlayer .point").nth(3)
         point.scroll_into_view_if_needed()
         box = point.bounding_box()
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         page.wait_for_url("**/study/fake-study/trial?target=openvino-cpu&trial=*")
+
+
+def test_lines_are_restricted_by_keyboard_and_a_link_shows_the_same(browser: Any, dashboard: Dashboard) -> None:
+    with dashboard.open(browser, "/study/fake-study/search", width=390) as opened:
+        page = opened.page
+        page.set_default_timeout(120_000)
+        page.locator("#parallel svg.main-svg").first.wait_for()
+        page.locator("#parallel-block summary", has_text="Only some of the lines").focus()
+        page.keyboard.press("Enter")
+        box = page.get_by_role("combobox", name="prune ratio")
+        box.focus()
+        box.select_option("0.5")
+        said = page.locator("#parallel-said")
+        said.filter(has_text="the others are faint").wait_for()
+        opened.wait_for_query("only.prune ratio", "0.5")
+        page.locator("#parallel .legendtext", has_text="left out").wait_for()
+        opened.check_fits()
+        opened.check_accessible()
+        words, where = said.inner_text(), page.evaluate("window.location.pathname + window.location.search")
+        opened.go(where)
+        said.filter(has_text=words).wait_for()
+        assert page.get_by_role("combobox", name="prune ratio").input_value() == "0.5"
+        page.locator("#parallel-block summary", has_text="The same as a table").click()
+        assert page.locator("#parallel-table tbody tr").count() == int(words.split()[0])
 
 
 def test_the_search_page_on_a_phone_in_the_dark_and_while_a_search_runs(browser: Any, dashboard: Dashboard) -> None:
@@ -108,6 +133,33 @@ def test_the_search_page_on_a_phone_in_the_dark_and_while_a_search_runs(browser:
         opened.check_accessible()
         remove_activity(dashboard.study("field").path)
         now.wait_for(state="detached")
+
+
+def test_what_was_measured_of_layers_comes_with_the_first_trial_that_has_it(browser: Any, tmp_path: Path) -> None:
+    study = make_fake_study(tmp_path / "layers", targets=1, trials=8)
+    with serving(tmp_path) as dashboard, dashboard.open(browser, "/study/layers/search", width=390) as opened:
+        page = opened.page
+        page.set_default_timeout(120_000)
+        page.locator("#search-stages table").wait_for()
+        assert not page.locator("#search-layers").is_visible()
+        write_fake_allocated(study, 8)
+        page.locator("#sensitivity .point").first.wait_for()
+        page.locator("#foresight .point").nth(5).wait_for()
+        assert page.locator("#foresight-said").inner_text() == "QAT: rank correlation 1.00 over 6 trials."
+        # Drawn within its place, though that was hidden when it came to be.
+        drawn, place = (page.locator(f"#sensitivity {part}").first.bounding_box() for part in ("svg.main-svg", ""))
+        assert drawn["height"] == place["height"] > 200
+        page.get_by_role("combobox", name="Measured for").select_option(label="QAT, trials 12, 13")
+        page.get_by_text("The same of a narrower model. Measured once for 2 trials with QAT.").wait_for()
+        opened.wait_for_query("measured", page.get_by_role("combobox", name="Measured for").input_value())
+        page.locator("#sensitivity-block summary").click()
+        assert page.locator("#sensitivity-table tbody tr").count() == 11
+        page.locator("#sensitivity-table").get_by_text("<b>odd</b>").wait_for()
+        opened.check_fits()
+        opened.check_accessible()
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="Save how sensitive the layers are as CSV").click()
+        assert Path(saved.value.path()).read_text().startswith('layer,bits,"loss, nats of KL divergence",')
 
 
 def test_devices_tell_what_is_known_and_ask_nobody(browser: Any, dashboard: Dashboard) -> None:

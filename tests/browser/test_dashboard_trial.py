@@ -120,6 +120,29 @@ def test_two_trials_are_compared_and_links_change_which(browser: Any, dashboard:
         page.get_by_role("heading", name="Trial 3 and trial 0", exact=True).wait_for()
 
 
+def test_trials_to_compare_are_searched_for(browser: Any, dashboard: Dashboard) -> None:
+    with dashboard.open(browser, COMPARE, width=390) as opened:
+        page = opened.page
+        third = page.get_by_label("Third trial")
+        whole = third.locator("option").count()
+        page.get_by_label("Find trials").fill("no such recipe")
+        page.get_by_text("0 of ").wait_for()
+        # None, and the two that are compared.
+        page.wait_for_function("() => document.querySelectorAll('[data-slot=\"2\"] option').length === 3")
+        page.get_by_label("Find trials").fill("int8 front")
+        page.wait_for_function("() => document.querySelectorAll('[data-slot=\"2\"] option').length > 3")
+        assert third.locator("option").count() < whole
+        opened.check_fits()
+        opened.check_accessible()
+        chosen = third.locator("option", has_text="int8").last.get_attribute("value")
+        third.select_option(chosen)
+        opened.wait_for_query("trials", f"5,3,{chosen}")
+        page.get_by_label("Find trials").fill("")
+        page.wait_for_function(
+            "whole => document.querySelectorAll('[data-slot=\"2\"] option').length >= whole", arg=whole
+        )
+
+
 def test_what_cannot_be_compared_says_so(browser: Any, dashboard: Dashboard) -> None:
     with dashboard.open(browser, "/study/fake-study/compare?target=nowhere&trials=5,999,x:1") as opened:
         opened.page.get_by_text("There is no trial 999 on onnxruntime-cpu.").wait_for()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,27 @@ def test_each_technique_gives_an_artifact_that_agrees(place: Workplace, techniqu
     assert record["audit"]["layers"]
     assert record["artifact"]["compressed_bytes"] < baseline["artifact"]["compressed_bytes"]
     assert bool(record["weight_bits"]) == (technique == "qat")
+    assert [each["technique"] for each in record["allocations"]] == [technique] * (technique in ("prune", "qat"))
+
+
+def test_sensitivities_are_those_of_the_first_study_when_the_cache_has_them(place: Workplace) -> None:
+    space = write_space(place, "one", [STAGES["qat"].replace("4.0", "[3.0, 5.0]")])
+    for study in ("first", "second"):
+        place.ok("search", "digits", "--target", "quick.yaml", "--space", space, "--study", study, "--trials", 3)
+    first, second = (place.records(study, "quick") for study in ("first", "second"))
+    assert not any("qat" in record["seconds"] for record in second)
+    assert first[0]["allocations"] == []
+    assert [record["allocations"] for record in second] == [record["allocations"] for record in first]
+    (narrow,), (wide,) = sorted((each["allocations"] for each in first[1:]), key=lambda own: own[0]["expected"])[::-1]
+    # More bits, and less that is expected to be lost; of the same measurement.
+    assert sum(narrow["chosen"].values()) < sum(wide["chosen"].values())
+    assert 0 <= wide["expected"] < narrow["expected"]
+    assert narrow["sensitivities"] == wide["sensitivities"]
+    contents = [(place.path / "results" / study / narrow["sensitivities"]).read_text() for study in ("first", "second")]
+    assert contents[0] == contents[1]
+    losses = json.loads(contents[0])["losses"]
+    assert set(losses) == set(narrow["chosen"]) == set(first[1]["weight_bits"])
+    assert narrow["expected"] == pytest.approx(sum(dict(losses[name])[bits] for name, bits in narrow["chosen"].items()))
 
 
 def test_all_that_go_together_in_one_recipe(place: Workplace) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from autoshrink.techniques.deviation import deviation, measured_rows, outputs_on
+from autoshrink.techniques.deviation import deviation, measured_rows, outputs_on, unit_of
 from autoshrink.tensors import run_example
 from tests.small_models import tiny_task
 
@@ -32,6 +32,11 @@ class TestDeviation:
         expected = {"a": torch.ones(2, 1), "b": torch.ones(2, 1)}
         found = {"a": torch.zeros(2, 1), "b": torch.full((2, 1), 0.5)}
         assert deviation(expected, found, {"a": "values", "b": "values"}) == pytest.approx(1.25)
+
+    def test_says_what_it_counts_in(self) -> None:
+        assert unit_of({"a": "logits", "b": "logits"}) == "nats of KL divergence"
+        assert unit_of({"a": "values"}) == "mean squared error over the mean square"
+        assert " + " in unit_of({"a": "values", "b": "logits"})
 
 
 class TestOutputs:

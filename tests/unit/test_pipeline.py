@@ -24,6 +24,7 @@ from autoshrink.task import Task
 from autoshrink.techniques import TECHNIQUES
 from autoshrink.techniques.base import Context, GraphTechnique, Parameter
 from autoshrink.techniques.prune import Prune
+from autoshrink.techniques.qat import Qat
 from autoshrink.tensors import run_example
 from autoshrink.types import Choice, Recipe, Scalar, Settings
 from tests.small_models import BUILDERS, tiny_task
@@ -279,6 +280,57 @@ class TestLookup:
         assert {entry.kind for entry in cache.entries()} == {"prune", "teacher", "finetune", "export", "fake_graph"}
         suffixes = {path.suffix for path in cache.root.rglob("*") if path.is_file()}
         assert suffixes == {".safetensors", ".json", ".npy", ".onnx", ".lock"}
+
+
+class TestSharedOut:
+    """What stages measured of the layers and gave to each is the same whether it was made or found."""
+
+    PER_LAYER: ClassVar[dict[str, Scalar]] = {**PRUNE, "scope": "per_layer"}
+    MIXED: ClassVar[dict[str, Scalar]] = {"technique": "qat", "allocation": "mixed", "epochs": 0.25}
+    INTEGERS = replace(TARGET, precisions={"fp32": Precision(), "int8_static": Precision()})
+
+    @pytest.fixture(autouse=True)
+    def nothing_to_pack(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What the fake export writes is no ONNX file."""
+        monkeypatch.setattr(Qat, "few_values", False)
+
+    def test_of_each_stage_in_order(self, run: Callable[..., Built]) -> None:
+        pruned, quantized = run(self.PER_LAYER, self.MIXED, target=self.INTEGERS).shared_out
+        assert (pruned.sensitivities.technique, quantized.sensitivities.technique) == ("prune", "qat")
+        assert set(quantized.chosen) == set(quantized.sensitivities.losses) == {"stem", "conv1", "conv2", "head"}
+        assert set(quantized.chosen.values()) <= {8, 6, 5, 4, 3, 2}
+        assert set(pruned.chosen) == set(pruned.sensitivities.losses) < {"stem", "conv1", "conv2"}
+        for found in (pruned, quantized):
+            losses = {layer: dict(pairs) for layer, pairs in found.sensitivities.losses.items()}
+            assert found.expected == pytest.approx(sum(losses[layer][gone] for layer, gone in found.chosen.items()))
+            assert found.expected > 0
+            assert found.sensitivities.unit == "nats of KL divergence"
+            assert "64 rows" in found.sensitivities.method
+        assert all(pairs[0] == (0, 0) for pairs in pruned.sensitivities.losses.values())
+
+    @pytest.mark.parametrize("gone", [(), ("export",), ("export", "qat"), ("export", "prune")])
+    def test_is_that_of_the_first_time(
+        self, run: Callable[..., Built], cache: StageCache, gone: tuple[str, ...]
+    ) -> None:
+        first = run(self.PER_LAYER, self.MIXED, target=self.INTEGERS)
+        for kind in gone:
+            (entry(cache, kind) / "entry.json").unlink()
+        again = run(self.PER_LAYER, self.MIXED, target=self.INTEGERS)
+        assert set(gone) - {"prune"} == {*again.seconds} - {"cache"}
+        assert again.shared_out == first.shared_out
+
+    def test_of_what_measures_no_layer_there_is_none(self, run: Callable[..., Built]) -> None:
+        assert run(PRUNE, FINETUNE).shared_out == ()
+
+    def test_a_result_from_before_it_was_kept_is_not_taken(
+        self, run: Callable[..., Built], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as before:
+            before.setattr(Prune, "shares_out", lambda *_: False)
+            run(PRUNE)
+            run(self.PER_LAYER)
+        assert run(PRUNE).reused == ("prune", "export")
+        assert run(self.PER_LAYER).reused == ()
 
 
 class TestModules:

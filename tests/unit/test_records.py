@@ -10,6 +10,7 @@ import pytest
 from autoshrink.config import load_space, load_target
 from autoshrink.errors import AutoshrinkError, ConfigError
 from autoshrink.records import StudyFolder, StudyMeta, record_from_json, record_to_json, write_json
+from autoshrink.sensitivities import Sensitivities, SharedOut
 from autoshrink.types import Audit, Interval, Layer, Outcome, Recipe, TrialRecord
 from tests.unit.test_front import record
 
@@ -68,6 +69,47 @@ def test_a_record_from_before_weights_and_predictions_is_read(tmp_path: Path) ->
     for name in ("weights", "predictions", "scores"):
         del data[name]
     assert record_from_json(data, tmp_path) == replace(full(3), weights={}, predictions=None)
+
+
+def shared_out() -> SharedOut:
+    losses = {"conv": ((8.0, 0.0), (4.0, 0.01)), "head": ((8.0, 1e-5), (4.0, 0.02))}
+    return SharedOut(Sensitivities("qat", "bits", "rounded", "nats", losses), {"conv": 4.0, "head": 8.0})
+
+
+class TestSensitivities:
+    def test_are_kept_once_for_all_trials_that_share_them(self, tmp_path: Path) -> None:
+        study = StudyFolder.create(tmp_path / "s", meta())
+        first = study.write_shared_out(shared_out())
+        second = study.write_shared_out(replace(shared_out(), chosen={"conv": 8.0, "head": 4.0}))
+        assert first.sensitivities == second.sensitivities
+        assert [file.name for file in (tmp_path / "s" / "sensitivities").iterdir()] == [Path(first.sensitivities).name]
+        assert (first.expected, second.expected) == (0.01 + 1e-5, 0.02)
+        assert study.sensitivities(first) == shared_out().sensitivities
+
+    def test_survive_the_record(self, tmp_path: Path) -> None:
+        study = StudyFolder.create(tmp_path / "s", meta())
+        before = replace(full(3), allocations=(study.write_shared_out(shared_out()),))
+        study.write(before)
+        assert study.records("onnxruntime-cpu") == [before]
+
+    def test_a_record_from_before_them_is_read(self, tmp_path: Path) -> None:
+        data = json.loads(json.dumps(record_to_json(full(3))))
+        del data["allocations"]
+        assert record_from_json(data, tmp_path) == full(3)
+
+    @pytest.mark.parametrize("content", ["{", '{"schema": 1, "technique": "qat"}', '{"schema": 1, "losses": {"a": 3}}'])
+    def test_a_broken_file_is_named(self, tmp_path: Path, content: str) -> None:
+        study = StudyFolder.create(tmp_path / "s", meta())
+        allocation = study.write_shared_out(shared_out())
+        (tmp_path / "s" / allocation.sensitivities).write_text(content)
+        with pytest.raises(ConfigError, match="sensitivities"):
+            study.sensitivities(allocation)
+
+    def test_lie_within_the_study(self, tmp_path: Path) -> None:
+        study = StudyFolder.create(tmp_path / "s", meta())
+        allocation = replace(study.write_shared_out(shared_out()), sensitivities="../elsewhere.json")
+        with pytest.raises(ConfigError, match="lies outside of"):
+            study.sensitivities(allocation)
 
 
 @pytest.mark.parametrize("path", ["../other/x.npy", "/etc/passwd", "t/../../x"])

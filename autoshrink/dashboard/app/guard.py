@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import ipaddress
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -23,6 +23,8 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
+from autoshrink.dashboard.app.page import LOOK, PLACE, URL
+from autoshrink.dashboard.app.values import fits
 from autoshrink.tokens import is_loopback
 
 CALLBACKS = "/_dash-update-component"
@@ -76,8 +78,14 @@ class Rules:
         return not self.token or hmac.compare_digest((given or "").encode(errors="replace"), self.token.encode())
 
 
-def guard(app: Dash, rules: Rules) -> None:
-    """Puts the rules before every address of the application. Called when all callbacks are registered."""
+def guard(app: Dash, rules: Rules, why_not: Callable[[Iterable[Mapping[str, Any]]], str] = lambda _parts: "") -> None:
+    """Puts the rules before every address of the application. Called when all callbacks are registered.
+
+    Args:
+        app: the application.
+        rules: who may ask.
+        why_not: (inputs and state of a callback's request) -> why it is refused although it is well formed.
+    """
     server: Flask = app.server
     server.config["MAX_CONTENT_LENGTH"] = MOST_BODY
     server.config["MAX_FORM_MEMORY_SIZE"] = MOST_BODY
@@ -94,7 +102,8 @@ def guard(app: Dash, rules: Rules) -> None:
         if request.method == "POST" and not _is_own():
             return said("Only pages of this dashboard may ask for this.", 403)
         if request.path == CALLBACKS:
-            problem = malformed(request.get_json(silent=True), app.callback_map)
+            body = request.get_json(silent=True)
+            problem = malformed(body, app.callback_map) or why_not(_parts(body))
             if problem:
                 return said(problem, 400)
         return None
@@ -151,12 +160,40 @@ def malformed(body: object, callbacks: Mapping[str, Mapping[str, Any]]) -> str:
         given = body.get(key, [])
         if not isinstance(given, list) or len(given) != len(expected) or not all(map(_is_value, given, expected)):
             return f"{key}: are not those of the callback."
+        for one in _flat(given):
+            if not fits(one["id"], one["property"], one.get("value")):
+                return f"{key}: the {one['property']} of {_spoken(one['id'])} is not of its kind."
+    if _is_nowhere(body):
+        return "place: no page is open."
     changed = body.get("changedPropIds", [])
     if not isinstance(changed, list) or not all(isinstance(each, str) for each in changed):
         return "changedPropIds: is no list of names."
     if not known.get("no_output") and not _are_outputs(body.get("outputs"), body["output"]):
         return "outputs: are not those of the callback."
     return ""
+
+
+def _parts(body: Any) -> list[Mapping[str, Any]]:
+    """Inputs and state of a body that is not malformed."""
+    return [*_flat(body["inputs"]), *_flat(body.get("state", []))]
+
+
+def _flat(given: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+    for one in given:
+        yield from one if isinstance(one, list) else (one,)
+
+
+def _spoken(component: object) -> str:
+    return (
+        component if isinstance(component, str) else str(component.get("name")) if isinstance(component, dict) else ""
+    )
+
+
+def _is_nowhere(body: Mapping[str, Any]) -> bool:
+    """Whether a part of a page is asked for where there is no page; what the frame itself asks for is none."""
+    places = [one for one in _flat(body.get("state", [])) if one["id"] == PLACE]
+    of_frame = any(one["id"] in (LOOK, URL) for one in _flat(body["inputs"]))
+    return bool(places) and not of_frame and any(one.get("value") is None for one in places)
 
 
 def _is_value(given: object, expected: Mapping[str, Any]) -> bool:

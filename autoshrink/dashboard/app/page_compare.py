@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
 from autoshrink.dashboard.app.blocks import csv_table, section
 from autoshrink.dashboard.app.choice import choice
 from autoshrink.dashboard.app.exports import Table, on_csv
 from autoshrink.dashboard.app.notices import notices_slot
-from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page, Screen
+from autoshrink.dashboard.app.page import PLACE, VERSION, Page, Screen
 from autoshrink.dashboard.app.place import Place, address, control
-from autoshrink.dashboard.app.trial_choice import MOST_OPTIONS, option_nodes, stamp_of, trial_options
+from autoshrink.dashboard.app.shows import content, shows
+from autoshrink.dashboard.app.trial_choice import (
+    MOST_OPTIONS,
+    found_lines,
+    lines_of,
+    option_nodes,
+    stamp_of,
+    trial_options,
+)
 from autoshrink.dashboard.compare_section import MOST, compare_blocks, compared
+from autoshrink.dashboard.formatting import counted
 from autoshrink.dashboard.headline import headline
 from autoshrink.dashboard.library import Library, Snapshot
 from autoshrink.dashboard.palette import DARK, LIGHT
@@ -23,12 +32,14 @@ from autoshrink.dashboard.view import TargetView
 from autoshrink.search.words import describe
 from autoshrink.types import TrialRecord, content_key
 
-CONTENT, SHOWN = "compare-content", "compare-shown"
+FIND, FOUND = "compare-find", "compare-found"
 FILES = ("compare-figures", "compare-recipes", *(f"compare-classes-{place}" for place in range(1, MOST)))
 """Names of what the page can save as CSV."""
 SLOTS = ("First trial", "Second trial", "Third trial")
 MOST_OF_OTHERS = 40
 """Trials of each further target that a list offers."""
+FEW = 12
+"""Trials that are not searched."""
 APART = ":"
 """Between target and number in the value of a trial that is of another target than the page's."""
 
@@ -40,6 +51,8 @@ def _layout(place: Place, library: Library, _screen: Screen) -> Component:
     view = snapshot.views.get(place.get("target")) or next(iter(snapshot.views.values()))
     values = _split(place.get("trials")) or _usual(view)
     lists = _lists(snapshot, view.name, values)
+    # Few trials are sooner read than searched.
+    is_small = sum(len(each.records) for each in snapshot.views.values()) <= FEW
     slots = [
         html.Label(
             [
@@ -54,20 +67,28 @@ def _layout(place: Place, library: Library, _screen: Screen) -> Component:
         [
             notices_slot(),
             html.Section(
-                html.Div(
-                    [
-                        choice("target", "Target", {name: name for name in snapshot.views}, view.name),
-                        *slots,
-                        dcc.Input(id=control("trials"), type="hidden", value=",".join(values)),
-                    ],
-                    className="controls",
-                ),
+                [
+                    html.Div(
+                        [
+                            choice("target", "Target", {name: name for name in snapshot.views}, view.name),
+                            html.Label([html.Span("Find trials"), _find()], className="control", hidden=is_small),
+                            *slots,
+                            dcc.Input(id=control("trials"), type="hidden", value=",".join(values)),
+                        ],
+                        className="controls",
+                    ),
+                    html.P(id=FOUND, role="status", className="note empty"),
+                ],
                 className="trial-bar",
             ),
-            dcc.Store(id=SHOWN),
-            html.Div(id=CONTENT),
+            content("compare"),
         ]
     )
+
+
+def _find() -> Component:
+    """The field whose words the lists are searched for."""
+    return dcc.Input(id=FIND, type="search", debounce=0.3, placeholder="number, recipe or front")
 
 
 def _split(text: str | None) -> list[str]:
@@ -80,21 +101,34 @@ def _usual(view: TargetView) -> list[str]:
     return list(dict.fromkeys(str(record.number) for record in pair))
 
 
-def _lists(snapshot: Snapshot, target: str, values: Sequence[str]) -> list[list[Component]]:
-    """What each list offers: the trials of the page's target, then some of the others."""
+def _lists(snapshot: Snapshot, target: str, values: Sequence[str], asked: str = "") -> list[list[Component]]:
+    """What each list offers: the trials of the page's target, then some of the others; those with the words `asked`."""
     offered: dict[str, dict[str, str]] = {}
     for name in (target, *(name for name in snapshot.views if name != target)):
         prefix = "" if name == target else f"{name}{APART}"
         numbers = [value.removeprefix(prefix) for value in values if value.startswith(prefix)]
         current = {int(number) for number in numbers if number.isdecimal()}
-        options = trial_options(snapshot.views[name], current, MOST_OPTIONS if name == target else MOST_OF_OTHERS)
+        most = MOST_OPTIONS if name == target or asked else MOST_OF_OTHERS
+        options = trial_options(snapshot.views[name], current, most, asked)
         offered[name] = {f"{prefix}{number}": text for number, text in options.items()}
     lists = []
     for slot in range(MOST):
         value = values[slot] if slot < len(values) else ""
-        groups = [html.Optgroup(option_nodes(each.items(), value), label=name) for name, each in offered.items()]
+        groups = [
+            html.Optgroup(option_nodes(each.items(), value), label=name) for name, each in offered.items() if each
+        ]
         lists.append([html.Option("none", value="", selected=not value), *groups])
     return lists
+
+
+def _said(snapshot: Snapshot, asked: str) -> str:
+    """How many trials the lists offer of all; empty where nothing is asked."""
+    if not asked.strip():
+        return ""
+    whole = sum(len(view.records) for view in snapshot.views.values())
+    found = [len(found_lines(lines_of(view), asked)) for view in snapshot.views.values()]
+    offered = "the lists offer them" if max(found) <= MOST_OPTIONS else f"the lists offer {MOST_OPTIONS} of a target"
+    return f"{sum(found)} of {counted(whole, 'trial')} found; {offered}"
 
 
 def _chosen(snapshot: Snapshot, target: str, values: Sequence[str]) -> tuple[Chosen, list[str]]:
@@ -116,37 +150,24 @@ def _chosen(snapshot: Snapshot, target: str, values: Sequence[str]) -> tuple[Cho
 def _register(app: Dash, library: Library) -> None:
     @app.callback(
         *(Output(f"slot-{slot}", "children") for slot in range(MOST)),
+        Output(FOUND, "children"),
         Input(control("target"), "value"),
         Input(control("trials"), "value"),
+        Input(FIND, "value"),
         Input(VERSION, "data"),
         State(PLACE, "data"),
     )
-    def choices(target: str, text: str | None, _version: str, where: list[str]) -> Any:
-        return tuple(_lists(library.snapshot(Place.of(*where).study), target, _split(text)))
-
-    @app.callback(
-        Output(CONTENT, "children"),
-        Output(SHOWN, "data"),
-        Input(control("target"), "value"),
-        Input(control("trials"), "value"),
-        Input(VERSION, "data"),
-        Input(SCHEME, "data"),
-        State(PLACE, "data"),
-        State(SHOWN, "data"),
-    )
-    def show(
-        target: str, text: str | None, _version: str, scheme: str | None, where: list[str], shown: str | None
-    ) -> tuple[Any, Any]:
-        if scheme is None:
-            # The browser has not told it yet, and will at once.
-            return no_update, no_update
+    def choices(target: str, text: str | None, asked: str | None, _version: str, where: list[str]) -> Any:
         snapshot = library.snapshot(Place.of(*where).study)
+        return *_lists(snapshot, target, _split(text), asked or ""), _said(snapshot, asked or "")
+
+    def show(snapshot: Snapshot, target: str, text: str | None, scheme: str) -> tuple[str, Callable[[], Any]]:
         chosen, missing = _chosen(snapshot, target, _split(text))
         stamps = [stamp_of(snapshot.folder, view, record, None) for view, record in chosen]
-        stamp = content_key([scheme, target, missing, *stamps])
-        if stamp == shown:
-            return no_update, no_update
-        return _content(snapshot, target, chosen, missing, scheme), stamp
+        stamp = content_key([target, missing, *stamps])
+        return stamp, lambda: _content(snapshot, target, chosen, missing, scheme)
+
+    shows(app, library, "compare", "trials", show)
 
     def table(name: str) -> Any:
         def rows(target: str, text: str | None, where: list[str]) -> Table | None:

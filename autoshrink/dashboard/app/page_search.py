@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dash import Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
 from autoshrink.dashboard.ages import age_seconds
+from autoshrink.dashboard.app import search_lines, search_sensitivity
 from autoshrink.dashboard.app import search_tables as tables
 from autoshrink.dashboard.app.choice import choice
 from autoshrink.dashboard.app.exports import Table, on_csv
@@ -23,7 +24,6 @@ from autoshrink.dashboard.formatting import counted
 from autoshrink.dashboard.importance import LEAST_TRIALS, importance_figure, importances
 from autoshrink.dashboard.library import Library, Snapshot, StudyState
 from autoshrink.dashboard.pace import in_order_of_end, roughly, seconds_left, worked_seconds
-from autoshrink.dashboard.parallel import parallel_figure
 from autoshrink.dashboard.search_facts import reused_in_all, stage_uses
 from autoshrink.dashboard.standing import trials_so_far
 from autoshrink.dashboard.view import TargetView
@@ -42,10 +42,6 @@ _TIME = "Seconds of each trial by stage, with the share of all trials. A stage f
 _IMPORTANCE = (
     "How much of the order of the trials each setting explains by itself, among the trials that have it. Hatched: that "
     "much may be chance. What settings do only together is not seen."
-)
-_PARALLEL = (
-    "Each line is a trial, from its settings to what it came to; its colour and dashes are the change of the metric. "
-    "Click a name below to hide its lines, a point to open its trial."
 )
 
 
@@ -76,9 +72,10 @@ def _layout(place: Place, library: Library, _screen: Screen) -> Component:
             html.Section(
                 [
                     plot_block("importance", "What the settings explain", _IMPORTANCE, still=True),
-                    plot_block("parallel", "Settings and what they came to", _PARALLEL, still=True),
+                    search_lines.block(place),
                 ]
             ),
+            search_sensitivity.section(place),
             html.Section([html.H3("How the trials ended"), html.Div(id="search-ends")]),
             html.Section([html.H3("Stages and the cache"), html.Div(id="search-stages")]),
         ]
@@ -86,7 +83,7 @@ def _layout(place: Place, library: Library, _screen: Screen) -> Component:
 
 
 def _register(app: Dash, library: Library) -> None:
-    def view_of(where: list[str], target: str | None) -> TargetView | None:
+    def view_of(where: Sequence[str], target: str | None) -> TargetView | None:
         """The view that is looked at; None when the study cannot be read any more."""
         try:
             views = library.snapshot(Place.of(*where).study).views
@@ -128,14 +125,7 @@ def _register(app: Dash, library: Library) -> None:
         few = f"Too early to say: a setting is judged from {LEAST_TRIALS} measured trials on that have it."
         return shown(importance_figure(found, palette_of(scheme)), tables.importance_table(found), few)
 
-    @app.callback(*outputs("parallel"), *looked)
-    def parallel(target: str, _version: str, scheme: str, where: list[str]) -> object:
-        view = view_of(where, target)
-        figure = parallel_figure(view, palette_of(scheme)) if view else None
-        if view is None or figure is None:
-            return shown(None, None, "Drawn from two measured trials on.")
-        figure.update_layout(uirevision=target)
-        return shown(figure, tables.lines_table(view, Place.of(*where).study), "")
+    search_lines.register(app, view_of)
 
     known: dict[str, tuple[str, list[Component]]] = {}
 
@@ -165,6 +155,7 @@ def _register(app: Dash, library: Library) -> None:
             return None, None
         return tables.ends(view, Place.of(*where).study), tables.stages(view)
 
+    search_sensitivity.register(app, library, view_of)
     states = (State(control("target"), "value"), State(PLACE, "data"))
     rows: Mapping[str, Callable[[TargetView], Table]] = {
         "progress": tables.progress_csv,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from dash import Dash, Input, Output, State, ctx, dcc, html, no_update, set_props
+from dash import Dash, Input, Output, State, ctx, dcc, html, set_props
 from dash.development.base_component import Component
 
 from autoshrink.dashboard.app.blocks import csv_table, section
@@ -14,8 +14,9 @@ from autoshrink.dashboard.app.downloads import package_button
 from autoshrink.dashboard.app.exports import Table, command_words, copyable, on_csv
 from autoshrink.dashboard.app.nodes import components
 from autoshrink.dashboard.app.notices import notices_slot
-from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION, Page, Screen
+from autoshrink.dashboard.app.page import PLACE, VERSION, Page, Screen
 from autoshrink.dashboard.app.place import Place, address, control
+from autoshrink.dashboard.app.shows import content, shows
 from autoshrink.dashboard.app.trial_choice import MOST_OPTIONS, option_nodes, recommended, stamp_of, trial_options
 from autoshrink.dashboard.headline import headline
 from autoshrink.dashboard.library import Library, Snapshot
@@ -25,7 +26,7 @@ from autoshrink.dashboard.trial_summary import badges, gains, reason, recipe_jso
 from autoshrink.dashboard.view import TargetView
 from autoshrink.types import TrialRecord
 
-CONTENT, SHOWN, LIST, NUMBER = "trial-content", "trial-shown", "trial-list", "trial-number"
+LIST, NUMBER = "trial-list", "trial-number"
 FILES = (*("figures", "layers", "latency-calls", "latency-rounds", "classes", "confusion", "lost", "gained", "stages"),)
 """Names of what the page can save as CSV."""
 
@@ -38,8 +39,7 @@ def _layout(place: Place, library: Library, _screen: Screen) -> Component:
         [
             notices_slot(),
             html.Section(html.Div(controls, className="controls"), className="trial-bar"),
-            dcc.Store(id=SHOWN),
-            html.Div(id=CONTENT),
+            content("trial"),
         ]
     )
 
@@ -97,34 +97,21 @@ def _register(app: Dash, library: Library) -> None:
             set_props(control("trial"), {"value": _text(number)})
         return _options(view, number)
 
-    @app.callback(
-        Output(CONTENT, "children"),
-        Output(SHOWN, "data"),
-        Input(control("target"), "value"),
-        Input(control("trial"), "value"),
-        Input(VERSION, "data"),
-        Input(SCHEME, "data"),
-        State(PLACE, "data"),
-        State(SHOWN, "data"),
-    )
-    def show(
-        target: str, text: str, _version: str, scheme: str | None, where: list[str], shown: str | None
-    ) -> tuple[Any, Any]:
-        if scheme is None:
-            # The browser has not told it yet, and will at once.
-            return no_update, no_update
-        snapshot = library.snapshot(Place.of(*where).study)
+    def show(snapshot: Snapshot, target: str, text: str | None, scheme: str) -> tuple[str, Callable[[], Any]]:
         view = _view(snapshot, target)
         record = _record(view, _number(text))
         if record is None:
-            return _missing(snapshot, view.name, _number(text)), None
+            # A record that is broken is another once it is mended or gone.
+            return f"{snapshot.version} {view.name} {text}", lambda: _missing(snapshot, view.name, _number(text))
         chosen = headline(view).chosen
-        # News of other trials must not close what was opened on the page, nor move it.
-        stamp = f"{scheme} {stamp_of(snapshot.folder, view, record, chosen)}"
-        if stamp == shown:
-            return no_update, no_update
-        page = trial_page(snapshot.folder, view, record, _palette(scheme))
-        return list(_content(snapshot, view, page, chosen)), stamp
+
+        def made() -> list[Component]:
+            page = trial_page(snapshot.folder, view, record, _palette(scheme))
+            return list(_content(snapshot, view, page, chosen))
+
+        return stamp_of(snapshot.folder, view, record, chosen), made
+
+    shows(app, library, "trial", "trial", show)
 
     def table(name: str) -> Any:
         def rows(target: str, text: str, where: list[str]) -> Table | None:

@@ -18,7 +18,13 @@ _STILL = {"displayModeBar": False, "responsive": True}
 
 
 def plot_block(
-    name: str, title: str, caption: str, controls: Component | None = None, still: bool = False
+    name: str,
+    title: str,
+    caption: str,
+    controls: Component | None = None,
+    still: bool = False,
+    said: bool = False,
+    above: Component | None = None,
 ) -> Component:
     """The block of the figure `name`; `shown` gives what fills it.
 
@@ -28,6 +34,8 @@ def plot_block(
         caption: what one sees.
         controls: beside the title.
         still: neither zooms nor pans; on a phone it may scroll.
+        above: what stands above the drawing.
+        said: whether a sentence about what is drawn follows the caption; its id is `NAME-said`.
     """
     return html.Div(
         [
@@ -35,6 +43,7 @@ def plot_block(
             html.P(id=f"{name}-none", className="note empty"),
             html.Div(
                 [
+                    *([above] if above else []),
                     # A drawing tells nothing to those who hear the page: the table does.
                     html.Div(
                         dcc.Graph(id=name, config=_STILL if still else _BUTTONS),
@@ -44,6 +53,7 @@ def plot_block(
                         **{"aria-label": f"{title}, a drawing; the table below says the same."},
                     ),
                     html.P(caption, className="note"),
+                    *([html.P(id=f"{name}-said", className="note")] if said else []),
                     save_buttons(name, title.lower(), table=True),
                     html.Details([html.Summary("The same as a table"), html.Div(id=f"{name}-table")]),
                 ],
@@ -58,15 +68,19 @@ def outputs(name: str) -> list[Output]:
     """What a callback that returns `shown` writes."""
     return [
         Output(name, "figure"),
+        # One that comes to be while it is hidden finds no height of its own.
+        Output(name, "style"),
         Output(f"{name}-block", "hidden"),
         Output(f"{name}-none", "children"),
         Output(f"{name}-table", "children"),
     ]
 
 
-def shown(figure: go.Figure | None, table: Component | None, nothing: str) -> tuple[Any, bool, str, Component | None]:
+def shown(figure: go.Figure | None, table: Component | None, nothing: str) -> tuple[Any, ...]:
     """A figure with its table, or the sentence that stands in their place when there is none."""
-    return (no_update, True, nothing, None) if figure is None else (figure, False, "", table)
+    if figure is None:
+        return no_update, no_update, True, nothing, None
+    return figure, {"height": f"{figure.layout.height}px"}, False, "", table
 
 
 def palette_of(scheme: str | None) -> Palette:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from dash import dcc, html
 from dash.development.base_component import Component
@@ -51,7 +51,7 @@ def progress_table(view: TargetView, study: str) -> Component:
             )  # fmt: skip
             before = volume
     heads = [("trial", True), ("after", True), ("hypervolume", True), ("gained", True), ("recipe", False)]
-    return _cut(heads, rows, "Trials that raised the hypervolume", last=True)
+    return cut(heads, rows, "Trials that raised the hypervolume", last=True)
 
 
 def progress_csv(view: TargetView) -> Table:
@@ -74,7 +74,7 @@ def time_table(view: TargetView, study: str) -> Component:
         for record in dearest
     ]
     heads = [("trial", True), ("in all", True), *((f"{stage}, s", True) for stage in stages)]
-    return _cut(heads, rows, "Seconds of each trial by stage, the longest first")
+    return cut(heads, rows, "Seconds of each trial by stage, the longest first")
 
 
 def _dearest_stages(records: Iterable[TrialRecord]) -> list[str]:
@@ -126,9 +126,9 @@ def importance_csv(view: TargetView) -> Table:
     return Table(heads, rows)
 
 
-def lines_table(view: TargetView, study: str) -> Component:
-    """The trials that have a line, with their settings."""
-    records = lines(view)
+def lines_table(view: TargetView, study: str, shown: Collection[int] | None = None) -> Component:
+    """The trials that have a line, with their settings; of those the ones that `shown` has, by index."""
+    records = [record for place, record in enumerate(lines(view)) if shown is None or place in shown]
     factors = settings(records)
     metric = view.metric
     rows: list[list[Cell]] = [
@@ -143,7 +143,7 @@ def lines_table(view: TargetView, study: str) -> Component:
     ]
     named = [(factor.name, False) for factor in factors]
     heads = [("trial", True), *named, ("latency", True), ("size", True), (f"{metric.name}, val", True)]
-    return _cut(heads, rows, "Settings and figures of the trials", last=True)
+    return cut(heads, rows, "Settings and figures of the trials", last=True)
 
 
 def lines_csv(view: TargetView) -> Table:
@@ -195,7 +195,7 @@ def ends(view: TargetView, study: str) -> list[Component]:
     ]
     if rows:
         heads = [("outcome", False), ("trials", True), ("reason", False), ("which", False)]
-        parts.append(_cut(heads, rows, "Why trials did not complete"))
+        parts.append(cut(heads, rows, "Why trials did not complete"))
     return parts
 
 
@@ -235,9 +235,7 @@ def stages(view: TargetView) -> Component:
     return html.Div([small_table(heads, rows, "Stages and the cache"), html.P(note, className="note")])
 
 
-def _cut(
-    heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[Cell]], label: str, last: bool = False
-) -> Component:
+def cut(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[Cell]], label: str, last: bool = False) -> Component:
     """The first rows, or the last; says so where that leaves some out."""
     if len(rows) <= MOST_ROWS:
         return small_table(heads, rows, label)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from dash import Dash, set_props
@@ -17,6 +18,7 @@ from autoshrink.dashboard.app.listening import Server
 from autoshrink.dashboard.app.packing import Packer
 from autoshrink.dashboard.app.pages import OWN, PAGES
 from autoshrink.dashboard.app.place import STUDY
+from autoshrink.dashboard.app.values import unknown_target
 from autoshrink.dashboard.library import Library
 from autoshrink.errors import ConfigError
 
@@ -86,7 +88,7 @@ def make_app(library: Library, rules: Rules | None = None, packer: Packer | None
     # Dash looks for its scripts during the first request, and answers a second one that comes meanwhile without them.
     with app.server.test_request_context():
         app.server.preprocess_request()
-    guard(app, rules or Rules())
+    guard(app, rules or Rules(), partial(unknown_target, library))
     return app
 
 

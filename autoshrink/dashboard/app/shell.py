@@ -8,7 +8,7 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, 
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
-from autoshrink.dashboard.app.page import NARROW, PLACE, SCHEME, VERSION, Page, Screen
+from autoshrink.dashboard.app.page import LOOK, NARROW, PLACE, SCHEME, VERSION, Page, Screen
 from autoshrink.dashboard.app.place import Place, address, control
 from autoshrink.dashboard.library import Library, Snapshot
 from autoshrink.errors import ConfigError
@@ -34,7 +34,7 @@ def layout() -> Component:
             dcc.Store(id="addressed"),
             dcc.Store(id=_OPENED),
             dcc.Store(id=_COUNT),
-            dcc.Interval(id="look", interval=LOOK_MS),
+            dcc.Interval(id=LOOK, interval=LOOK_MS),
             html.A("Skip to the content", href="#content", className="skip"),
             html.Header(html.Div(id="head", className="wide")),
             html.P(id=_NEWS, role="status"),
@@ -100,7 +100,7 @@ def register(app: Dash, library: Library, pages: Mapping[str, Page], own: Sequen
         Output(VERSION, "data"),
         Output(_COUNT, "data"),
         Output(_NEWS, "children"),
-        Input("look", "n_intervals"),
+        Input(LOOK, "n_intervals"),
         State(PLACE, "data"),
         State(VERSION, "data"),
         State(_COUNT, "data"),

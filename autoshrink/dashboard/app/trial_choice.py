@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from dash import html
 from dash.development.base_component import Component
 
 from autoshrink.dashboard.headline import headline
+from autoshrink.dashboard.kept import Kept
 from autoshrink.dashboard.view import TargetView
 from autoshrink.explain.explanation import FILE
 from autoshrink.records import StudyFolder, record_to_json
@@ -21,26 +23,65 @@ MOST_OPTIONS = 200
 """Trials that a list offers; of more there is a field for the number."""
 
 
-def trial_options(view: TargetView, current: Collection[int] = (), most: int = MOST_OPTIONS) -> dict[int, str]:
-    """The trials of a target that a list offers: the recommended one, the front, then the others by their numbers.
+@dataclass(frozen=True)
+class Line:
+    """A trial in a line, and the words that it is found by, in small letters."""
+
+    number: int
+    text: str
+    words: str
+
+
+def lines_of(view: TargetView) -> tuple[Line, ...]:
+    """The trials of a target: the recommended one, the front, then the others by their numbers."""
+    return _LINES.of(view)
+
+
+def _lines_of(view: TargetView) -> tuple[Line, ...]:
+    chosen = headline(view).chosen
+    members = view.members if view.is_scored else []
+    numbers = {member.number for member in members}
+    found = []
+    for record in _unique([*([chosen] if chosen else []), *members, *view.records]):
+        text = label_of(record, record is chosen, record.number in numbers)
+        front = " front" if record.number in numbers else ""
+        found.append(Line(record.number, text, f"{text}{front}".lower()))
+    return tuple(found)
+
+
+_LINES = Kept(_lines_of, 16)
+"""Of the studies that are looked at: describing 10,000 recipes takes a while."""
+
+
+def found_lines(lines: Iterable[Line], asked: str) -> list[Line]:
+    """Those that have every word of `asked`; a number alone finds the trial of this number before all others."""
+    wanted = asked.lower().split()
+    found = [line for line in lines if all(word in line.words for word in wanted)]
+    if len(wanted) == 1 and wanted[0].isdecimal():
+        # Then those whose number begins so, then those that only speak of it.
+        found.sort(key=lambda line: (str(line.number) != wanted[0], not str(line.number).startswith(wanted[0])))
+    return found
+
+
+def trial_options(
+    view: TargetView, current: Collection[int] = (), most: int = MOST_OPTIONS, asked: str = ""
+) -> dict[int, str]:
+    """The trials of a target that a list offers, in the order of `lines_of`, or as they are found.
 
     Args:
         view: of the target.
         current: numbers of trials that are offered in any case.
         most: so many, and those of `current`.
+        asked: words that the others must have; see `found_lines`.
 
     Returns:
         Number -> the trial in a line.
     """
-    chosen = headline(view).chosen
-    members = (view.members if view.is_scored else [])[:most]
-    numbers = {member.number for member in members}
-    ordered = _unique([*([chosen] if chosen else []), *members, *view.records])
-    return {
-        record.number: label_of(record, record is chosen, record.number in numbers)
-        for place, record in enumerate(ordered)
-        if place < most or record.number in current
-    }
+    lines = lines_of(view)
+    first = found_lines(lines, asked)[:most]
+    offered = {line.number for line in first}
+    kept = [line for line in lines if line.number in current and line.number not in offered]
+    return {line.number: line.text for line in (*first, *kept)}
 
 
 def option_nodes(options: Iterable[tuple[str, str]], value: str) -> list[Component]:
