@@ -80,17 +80,18 @@ document.addEventListener(
   true,
 );
 
-// The row and the badge of the pick in the table of the front.
+// The badge of the pick in the table of the front, and among the folded trials.
 function markPick(section, pick) {
-  for (const row of section.querySelectorAll("table.front tr[data-trial]")) {
-    const isPick = pick !== null && Number(row.dataset.trial) === pick.number;
-    row.classList.toggle("chosen", isPick);
-    row.querySelector(".badge.pick")?.remove();
+  for (const each of section.querySelectorAll("table.front tr[data-trial], .folded[data-trial]")) {
+    const isPick = pick !== null && Number(each.dataset.trial) === pick.number;
+    each.classList.toggle("chosen", isPick);
+    const room = each.querySelector(".recipe, summary");
+    room.querySelector(".badge.pick")?.remove();
     if (!isPick) continue;
     const badge = document.createElement("span");
     badge.className = "badge pick";
     badge.textContent = "chosen";
-    row.querySelector(".recipe").append(badge);
+    room.append(" ", badge);
   }
 }
 
@@ -99,12 +100,18 @@ page.targets.forEach((target, place) => {
   const form = document.getElementById(`limits-${place}`);
   if (!target || !form) return;
   const section = form.closest("section");
+  const card = document.getElementById(`card-${place}`);
+  const shown = document.getElementById(`pick-${place}`);
   let waiting = false;
-  limitsPanel.start(form, target, (limits, answer, command) => {
+  // One answer for each target: that of its panel, and whatever else names a trial says the same.
+  section.querySelector(".r-said").hidden = true;
+  limitsPanel.start(form, target, (limits, answer, isOwn) => {
+    const { pick } = answer;
     Object.assign(states[place], { limits, answer });
-    markPick(section, answer.pick);
-    const shown = document.getElementById(`pick-${place}`);
-    if (shown) shown.textContent = command ?? "No trial keeps the limits that are set above.";
+    markPick(section, pick);
+    card.querySelector(".r-found").replaceChildren(...answerView.card(target, answer));
+    card.querySelector(".asked").hidden = isOwn;
+    if (shown) shown.textContent = pick ? answerView.command(target, limits, pick) : "No trial keeps the limits that are set above.";
     // Before anything was moved `drawAll` draws.
     if (waiting || !isLive) return;
     waiting = true;

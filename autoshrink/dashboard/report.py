@@ -29,7 +29,7 @@ from autoshrink.records import StudyFolder
 from autoshrink.target import Limits
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("limits.js", "report_front.js", "report_limits.js", "report_export.js", "report.js")
+_SCRIPTS = ("limits.js", "report_front.js", "report_answer.js", "report_limits.js", "report_export.js", "report.js")
 _STYLES = ("app/assets/trial.css", "report.css")
 LARGEST = 5_800_000
 """Bytes at which the details of trials are cut, so that a report can be mailed."""

@@ -146,14 +146,19 @@ def _folded(
     sections = [_section(block, drawn, with_figures) for block in blocks]
     markup = element(
         "details",
-        element("summary", f"Trial {record.number}: {describe(record.recipe)}"),
-        badges(record, view, chosen),
+        element(
+            "summary",
+            f"Trial {record.number}: {describe(record.recipe)}",
+            [" ", element("span", "chosen", class_="badge pick")] if record is chosen else None,
+        ),
+        badges(record, view, None),
         reason(record),
         gains(record, view),
         sections,
         element("details", element("summary", "Recipe as JSON"), element("pre", recipe_json(record))),
         element("pre", page.pick) if page.pick else None,
         class_="folded",
+        data_trial=record.number,
     )
     return _Folded(markup, figures, is_cut)
 

@@ -93,7 +93,7 @@ def target_section(
         "section",
         element("h2", view.name),
         element("p", _profile(view.target, study.left_out(view.name)), class_="facts"),
-        _answer(answer),
+        _answer(answer, follows=panel is not None),
         element("div", beside, panel, class_="r-explore" if beside and panel else None) if beside or panel else None,
         _front(view, answer),
         trials,
@@ -120,12 +120,17 @@ def _profile(target: Target, left_out: Mapping[str, str]) -> Iterator[Markup]:
         yield element("span", "not searched: " + "; ".join(f"{what}, since {why}" for what, why in left_out.items()))
 
 
-def _answer(answer: Headline) -> Iterator[Markup]:
+def _answer(answer: Headline, follows: bool) -> Iterator[Markup]:
+    """What it came to; where limits can be moved, `r-said`: it gives way to the panel's answer, which follows them."""
+    yield element("div", list(_said(answer)), class_="r-said" if follows else None)
+    if answer.unknown:
+        yield element("p", answer.unknown, class_="unknown")
+
+
+def _said(answer: Headline) -> Iterator[Markup]:
     yield element("p", answer.sentence, class_="headline" if answer.chosen else "headline problem")
     if answer.chosen:
         yield element("p", element("b", describe(answer.chosen.recipe)), ". ", _code(answer.why), class_="why")
-    if answer.unknown:
-        yield element("p", answer.unknown, class_="unknown")
 
 
 def _figure(name: str, title: str, caption: str, switches: Markup | None) -> Markup:

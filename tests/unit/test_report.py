@@ -302,7 +302,7 @@ def test_page_is_whole_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
     links = [found["href"] for _, found in page.elements if "href" in found]
     assert links == ["#target-0", "#target-1"]
     data, *run = page.scripts
-    assert len(run) == 6
+    assert len(run) == 7
     for script in run:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy
@@ -385,7 +385,7 @@ def test_nothing_in_a_record_breaks_out_of_the_page(tmp_path: Path) -> None:
     for record in records:
         study.write(record)
     page = page_of(study)
-    assert len(page.scripts) == 7
+    assert len(page.scripts) == 8
     json.loads(page.scripts[0])
     assert [tag for tag, _ in page.elements if tag == "img"] == []
     assert [name for _, found in page.elements for name in found if name.startswith("on")] == []
