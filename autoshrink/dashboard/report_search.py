@@ -40,7 +40,7 @@ def search_figures(view: TargetView, palette: Palette) -> dict[str, go.Figure | 
         PACE: _in_short(progress_figure(ended, limits, palette, minutes), told, _RAISED),
         "time": _by_template(time_figure(view.records, palette), len(view.records)),
         "importance": importance_figure(importances(view), palette),
-        "lines": _in_short(parallel_figure(view, palette), told),
+        "lines": _with_room(_in_short(parallel_figure(view, palette), told)),
     }
 
 
@@ -58,6 +58,13 @@ def _in_short(figure: go.Figure | None, told: Collection[int], template: str | N
         ]
         if not any(trace.text):
             trace.text = None
+    return figure
+
+
+def _with_room(figure: go.Figure | None) -> go.Figure | None:
+    """On a narrow page, or paper, the marks of the last axis reach over its end."""
+    if figure is not None:
+        figure.update_layout(margin={"r": 44})
     return figure
 
 

@@ -153,9 +153,17 @@ def _figure(name: str, title: str, caption: str, switches: Markup | None) -> Mar
     return element(
         "figure",
         element("div", element("h3", title), element("div", switches, class_="r-tools"), class_="r-head"),
-        element("div", id=name, class_="plot", role="group", aria_label=f"{title}. {caption}"),
+        _drawn(name, element("div", id=name, class_="plot", role="group", aria_label=f"{title}. {caption}")),
         element("figcaption", caption),
     )
+
+
+def _drawn(name: str, plot: Markup) -> Markup:
+    """Lines from axis to axis need the width of a table, and scroll as one."""
+    if not name.startswith("lines"):
+        return plot
+    label = "Settings and what they came to, scrolls sideways"
+    return element("div", plot, class_="r-wide", tabindex="0", role="region", aria_label=label)
 
 
 def _front(view: TargetView, answer: Headline) -> Iterator[Markup]:
