@@ -19,6 +19,8 @@ from autoshrink.dashboard.report_tables import figure_cell, sortable_table
 from autoshrink.dashboard.target_agreement import disagreements
 from autoshrink.search.words import describe
 
+_LIMITS = "All of it is under the limits that each target came with."
+
 
 def across_section(views: Views) -> Markup | None:
     """The section; None of a study with one target, or with none that has trials yet."""
@@ -30,7 +32,7 @@ def across_section(views: Views) -> Markup | None:
         element("h2", "Across the targets"),
         [_set(each, title, text, views) for each, title, text in titles(found)],
         _unserved(found),
-        element("p", ". ".join(notes(found, views)), ".", class_="note"),
+        element("p", ". ".join(notes(found, views)), ". ", _LIMITS, class_="note"),
         element("h3", "Do the targets agree?"),
         _agreement(views),
         id="across",

@@ -30,6 +30,10 @@ from autoshrink.types import TrialRecord
 
 MOST = 3
 """Trials that are compared at a time."""
+VERDICT_NOTE = (
+    "Better, faster: only where the 95 % interval of the difference says so. Latencies within 4 % are a tie in "
+    "any case: copies of one model differ by as much when they are compiled again. Sizes are exact."
+)
 
 Judge = Callable[[TrialRecord, TrialRecord], Verdict]
 
@@ -91,18 +95,14 @@ def compare_blocks(study: StudyFolder, trials: Sequence[Compared], palette: Pale
 def verdict_block(trials: Sequence[Compared]) -> Block:
     """For each pair of trials what can be said of accuracy, latency and size."""
     parts: list[Part] = [
-        element("ul", [_pair(first, second) for first, second in combinations(trials, 2)], class_="verdicts")
+        element("ul", [pair_markup(first, second) for first, second in combinations(trials, 2)], class_="verdicts")
     ]
-    parts.append(
-        note(
-            "Better, faster: only where the 95 % interval of the difference says so. Latencies within 4 % are a tie in "
-            "any case: copies of one model differ by as much when they are compiled again. Sizes are exact."
-        )
-    )
+    parts.append(note(VERDICT_NOTE))
     return Block("verdict", "Which one is better", tuple(parts))
 
 
-def _pair(first: Compared, second: Compared) -> Markup:
+def pair_markup(first: Compared, second: Compared) -> Markup:
+    """What can be said of two trials: an element of a list."""
     found = judges((first, second))
     metric = first.view.metric.name
     said = []

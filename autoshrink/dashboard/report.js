@@ -31,11 +31,23 @@ function scheme() {
 // What the reader looks at: the axis of the front of each target, its limits and what they lead to.
 const states = page.targets.map((target) => target && { axis: 0, own: false, log: null, limits: [], answer: null });
 
+// Name of an element -> that of the figure which its reader wants in it.
+const drawnAs = new Map();
+
+// A figure whose points say of each trial what the front says of it.
+function told(figure, front) {
+  const traces = (front?.data ?? []).filter((trace) => trace.customdata);
+  const known = new Map(traces.flatMap((trace) => trace.customdata.map((number, i) => [number, trace.text[i]])));
+  const filled = (trace) => trace.customdata.map((number, i) => trace.text?.[i] || (known.get(number) ?? `trial ${number}`));
+  return { ...figure, data: figure.data.map((trace) => (trace.customdata ? { ...trace, text: filled(trace) } : trace)) };
+}
+
 function draw(name) {
   const now = scheme();
   const [kind, place] = name.split("-");
   const drawsFront = page.targets[place]?.axes.length && (kind === "front" || kind === "size");
-  let figure = now.figures[name] ?? now.figures[`front-${place}`];
+  let figure = now.figures[drawnAs.get(name) ?? name] ?? now.figures[`front-${place}`];
+  if (kind === "lines" || kind === "progress") figure = told(figure, now.figures[`front-${place}`]);
   const target = page.targets[place] && { ...page.targets[place], colours: now.colours[place] };
   if (drawsFront) {
     const state = states[place];
@@ -80,31 +92,45 @@ document.addEventListener(
   true,
 );
 
-// The row and the badge of the pick in the table of the front.
+// The badge of the pick in the table of the front, and among the folded trials.
 function markPick(section, pick) {
-  for (const row of section.querySelectorAll("table.front tr[data-trial]")) {
-    const isPick = pick !== null && Number(row.dataset.trial) === pick.number;
-    row.classList.toggle("chosen", isPick);
-    row.querySelector(".badge.pick")?.remove();
+  for (const each of section.querySelectorAll("table.front tr[data-trial], .folded[data-trial]")) {
+    const isPick = pick !== null && Number(each.dataset.trial) === pick.number;
+    each.classList.toggle("chosen", isPick);
+    const room = each.querySelector(".recipe, summary");
+    room.querySelector(".badge.pick")?.remove();
     if (!isPick) continue;
     const badge = document.createElement("span");
     badge.className = "badge pick";
     badge.textContent = "chosen";
-    row.querySelector(".recipe").append(badge);
+    room.append(" ", badge);
   }
 }
+
+// Of each target what sets its pick beside another trial.
+const besides = page.targets.map((_, place) => {
+  const room = document.querySelector(`#target-${place} .r-pairs`);
+  return room && pairsView.start(room);
+});
 
 let isLive = false;
 page.targets.forEach((target, place) => {
   const form = document.getElementById(`limits-${place}`);
   if (!target || !form) return;
   const section = form.closest("section");
+  const card = document.getElementById(`card-${place}`);
+  const shown = document.getElementById(`pick-${place}`);
   let waiting = false;
-  limitsPanel.start(form, target, (limits, answer, command) => {
+  // One answer for each target: that of its panel, and whatever else names a trial says the same.
+  section.querySelector(".r-said").hidden = true;
+  limitsPanel.start(form, target, (limits, answer, isOwn) => {
+    const { pick } = answer;
     Object.assign(states[place], { limits, answer });
-    markPick(section, answer.pick);
-    const shown = document.getElementById(`pick-${place}`);
-    if (shown) shown.textContent = command ?? "No trial keeps the limits that are set above.";
+    markPick(section, pick);
+    if (pick) besides[place]?.(pick.number);
+    card.querySelector(".r-found").replaceChildren(...answerView.card(target, answer));
+    card.querySelector(".asked").hidden = isOwn;
+    if (shown) shown.textContent = pick ? answerView.command(target, limits, pick) : "No trial keeps the limits that are set above.";
     // Before anything was moved `drawAll` draws.
     if (waiting || !isLive) return;
     waiting = true;
@@ -115,7 +141,7 @@ page.targets.forEach((target, place) => {
   });
 });
 
-for (const tools of document.querySelectorAll(".r-axes")) {
+for (const tools of document.querySelectorAll(".r-axes[data-place]")) {
   const place = Number(tools.dataset.place);
   const name = tools.dataset.figure;
   const [axis, unit, log] = tools.querySelectorAll("select, input");
@@ -132,6 +158,15 @@ for (const tools of document.querySelectorAll(".r-axes")) {
     draw(name);
   });
   tools.hidden = false;
+}
+
+for (const label of document.querySelectorAll(".r-over")) {
+  const select = label.querySelector("select");
+  select.addEventListener("change", () => {
+    drawnAs.set(select.dataset.figure, select.value);
+    draw(select.dataset.figure);
+  });
+  label.hidden = false;
 }
 
 isLive = true;
@@ -201,7 +236,7 @@ for (const scroll of document.querySelectorAll(".scroll")) {
     save.button("CSV", `Save ${label} as CSV`, () => save.table(table, save.fileName(study, target, trialOf(scroll), label))),
   );
   const heading = scroll.previousElementSibling;
-  if (heading?.tagName === "H3") {
+  if (heading?.matches("h3, .r-pairs > h4")) {
     const head = document.createElement("div");
     head.className = "r-head";
     heading.replaceWith(head);

@@ -13,14 +13,14 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from autoshrink.dashboard.figures import families, progress_figure, time_figure
+from autoshrink.dashboard.figures import families
 from autoshrink.dashboard.front_figure import LATENCY, SIZE, front_figure
 from autoshrink.dashboard.headline import Headline, headline
-from autoshrink.dashboard.importance import importance_figure, importances
 from autoshrink.dashboard.library import Library, Snapshot
 from autoshrink.dashboard.markup import Markup, element
 from autoshrink.dashboard.palette import DARK, LIGHT, counterparts
 from autoshrink.dashboard.report_data import target_data
+from autoshrink.dashboard.report_search import search_figures
 from autoshrink.dashboard.report_sections import body_of
 from autoshrink.dashboard.report_trials import Details, Room, figures_of, trial_details
 from autoshrink.dashboard.view import TargetView
@@ -29,9 +29,17 @@ from autoshrink.records import StudyFolder
 from autoshrink.target import Limits
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("limits.js", "report_front.js", "report_limits.js", "report_export.js", "report.js")
+_SCRIPTS = (
+    "limits.js",
+    "report_front.js",
+    "report_answer.js",
+    "report_limits.js",
+    "report_pairs.js",
+    "report_export.js",
+    "report.js",
+)
 _STYLES = ("app/assets/trial.css", "report.css")
-LARGEST = 5_800_000
+LARGEST = 5_900_000
 """Bytes at which the details of trials are cut, so that a report can be mailed."""
 
 Views = Mapping[str, TargetView]
@@ -165,18 +173,8 @@ def _target_figures(
     return {
         "front": front_figure(view.records, limits, LIGHT, colours, LATENCY, chosen),
         "size": front_figure(view.records, limits, LIGHT, colours, SIZE, chosen),
-        "progress": _in_short(progress_figure(view.records, view.target.limits, LIGHT)),
-        "time": time_figure(view.records, LIGHT),
-        "importance": importance_figure(importances(view), LIGHT),
+        **search_figures(view, LIGHT),
     }
-
-
-def _in_short(figure: go.Figure | None) -> go.Figure | None:
-    """Of the text of each point only its first and last line: the whole of it is on the front."""
-    for trace in figure.data if figure is not None else ():
-        if trace.text is not None:
-            trace.text = [f"{text.partition('<br>')[0]}<br>{text.rpartition('<br>')[2]}" for text in trace.text]
-    return figure
 
 
 def _data_json(figures: Mapping[str, str], data: Data) -> str:

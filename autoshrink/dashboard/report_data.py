@@ -31,9 +31,9 @@ def target_data(study: StudyFolder, view: TargetView, answer: Headline, palette:
     """What the page needs of one target; None where there is nothing to choose among.
 
     Returns:
-        `candidates` (see `candidate_rows`), `controls` (see `controls_of`), `axes` (see `_axes`), `pick` (number of the
-        trial that the page names at first), `members` of the front, `command` (the words of `pick` before and after
-        its limits) and `colours` of what is drawn over the figure.
+        `candidates` (see `candidate_rows`), `controls` (see `controls_of`), `axes` (see `_axes`), numbers of the trial
+        that the page names at first (`pick`), of the `baseline` and of the `members` of the front, `command` (the words
+        of `pick` before and after its limits) and `colours` of what is drawn over the figure.
     """
     rows = candidate_rows(view)
     if len(rows) < 2:
@@ -46,6 +46,7 @@ def target_data(study: StudyFolder, view: TargetView, answer: Headline, palette:
         "axes": _axes(view),
         "values": {str(r.number): r.val.value * view.metric.factor for r in view.records if r.val},
         "pick": answer.chosen.number if answer.chosen else None,
+        "baseline": baseline.number if baseline else None,
         "members": [record.number for record in view.members],
         "command": [shlex.join(part) for part in pick_words(study, view.name)],
         "level": {"of": val.value if val else None, "factor": view.metric.factor},

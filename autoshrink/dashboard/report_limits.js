@@ -1,14 +1,8 @@
 "use strict";
 
-// The panel of limits of one target: its sliders and boxes, and the trial that they lead to.
+// The panel of limits of one target: its sliders and boxes.
 const limitsPanel = (() => {
   const STEPS = 199;
-
-  function element(tag, properties, ...children) {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...children);
-    return made;
-  }
 
   // Where a slider stands for a value in the control's unit; one end of it is no limit.
   function position(control, value) {
@@ -41,89 +35,8 @@ const limitsPanel = (() => {
     return { name: control.name, value: exact, figure: control.figure };
   }
 
-  const quoted = (word) => (/[^\w@%+=:,./-]/.test(word) || !word ? `'${word.replaceAll("'", "'\"'\"'")}'` : word);
-
-  // The command that packs the pick. `pick` adds the target's own limits where none is given: where the reader took one
-  // of them away, only the number names the trial.
-  function command(target, limits, pick) {
-    const [before, after] = target.command;
-    const kept = target.controls.every(
-      (control) => control.start === null || limits.some((limit) => isOf(limit, control)),
-    );
-    let words = limits.flatMap((limit) => {
-      const [option, ...text] = pickByLimits.option(limit, pickByLimits.textOf(limit, limit.value)).split(" ");
-      return [option, quoted(text.join(" "))];
-    });
-    if (!limits.length) {
-      words = ["--max-drop", "1%"];
-      if (!pickByLimits.keeps(pick, [{ name: "drop", value: 0.01, figure: false }])) words = [];
-    }
-    if (!kept || !words.length) words = ["--trial", String(pick.number)];
-    return [before, ...words, after].join(" ");
-  }
-
-  const isOf = (limit, control) => limit.name === control.name && limit.figure === control.figure;
-
-  function why(target, limits, count) {
-    const timed = target.candidates.some((candidate) => candidate.ratio !== null);
-    const named = limits.map((limit) => limit.name);
-    const among = `${count} of ${target.candidates.length} trials surely ${count === 1 ? "keeps" : "keep"} ${limits.length === 1 ? "it" : "them all"}`;
-    if (!limits.length) return "Without limits: the greatest gain among the trials that surely lose less than a point.";
-    if (named.length === 1 && named[0] === "drop") {
-      return `${among}; this one gains most, ${timed ? "speed-up times size reduction" : "by its size"}.`;
-    }
-    const then = timed ? "the fastest, then the smallest" : "the smallest";
-    return `${among}; this one is the most accurate, and of those nobody can tell from it ${then}.`;
-  }
-
-  // Lines end between the words of a command, not at the hyphens of an option.
-  const words = (text) =>
-    text.split(" ").flatMap((word, i) => [i ? " " : "", element("span", { textContent: word })]);
-
-  function chosen(target, limits, answer) {
-    const { pick, fitting } = answer;
-    const text = command(target, limits, pick);
-    const copy = element("button", { type: "button", className: "r-plain", textContent: "Copy" });
-    copy.addEventListener("click", () => {
-      navigator.clipboard.writeText(text).then(() => (copy.textContent = "Copied"), () => (copy.textContent = "Select it and copy"));
-    });
-    return [
-      element("p", { className: "r-ship" }, element("b", {}, `Trial ${pick.number}`), ` ${pick.words}`),
-      element(
-        "ul",
-        { className: "r-gained" },
-        ...pick.gains.map(([large, small]) => element("li", {}, element("b", {}, large), element("small", {}, small))),
-      ),
-      element("p", { className: "note" }, why(target, limits, fitting.length)),
-      element("pre", {}, ...words(text)),
-      copy,
-    ];
-  }
-
-  function nothing(target, answer, relax) {
-    const ways = answer.ways.map((way) => {
-      const button = element("button", { type: "button", className: "r-plain", textContent: way.text });
-      button.addEventListener("click", () => relax(way.limits));
-      return element("li", {}, button);
-    });
-    return [
-      element("p", { className: "r-ship problem" }, "No trial surely keeps these limits."),
-      element("h4", {}, "Nearest"),
-      element(
-        "ul",
-        { className: "r-misses" },
-        ...answer.nearest.map(({ candidate, misses }) =>
-          element("li", {}, element("b", {}, `Trial ${candidate.number}`), ` ${candidate.words}: `, misses.join("; ")),
-        ),
-      ),
-      element("h4", {}, "What to relax"),
-      ways.length
-        ? element("ul", { className: "r-ways" }, ...ways)
-        : element("p", { className: "note" }, "No drop has an interval: leave the limit on the loss out."),
-    ];
-  }
-
-  // Brings the panel of a target to life; `changed(limits, answer)` is called at once and whenever a limit moves.
+  // Brings the panel of a target to life. `changed(limits, answer, isOwn)` is called at once and whenever a limit moves;
+  // `isOwn`: they are those that the target came with.
   function start(form, target, changed) {
     const rows = Array.from(form.querySelectorAll(".r-limit"), (row) => ({
       control: target.controls[Number(row.dataset.control)],
@@ -146,13 +59,14 @@ const limitsPanel = (() => {
         kept.textContent = `${keeping} of ${count} keep it`;
       }
       const answer = pickByLimits.choose(target.candidates, limits);
-      room.replaceChildren(...(answer.pick ? chosen(target, limits, answer) : nothing(target, answer, relax)));
-      changed(limits, answer, answer.pick ? command(target, limits, answer.pick) : null);
+      room.replaceChildren(...answerView.panel(target, limits, answer, relax));
+      const isOwn = rows.every(({ box }) => box.value === box.defaultValue);
+      changed(limits, answer, isOwn);
     }
 
     function relax(limits) {
       for (const row of rows) {
-        const limit = limits.find((each) => isOf(each, row.control));
+        const limit = limits.find((each) => answerView.isOf(each, row.control));
         if (limit) row.box.value = pickByLimits.general(limit.value / row.control.factor, 12);
         follow(row);
       }

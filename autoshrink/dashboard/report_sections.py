@@ -92,25 +92,25 @@ def _standing(snapshot: Snapshot) -> Markup | None:
 
 
 def _cards(answers: Mapping[str, Headline]) -> Markup:
+    cards = [_card(target, answer, place) for place, (target, answer) in enumerate(answers.items())]
+    return element("div", cards, class_="cards")
+
+
+def _card(target: str, answer: Headline, place: int) -> Markup:
+    """The answer of a target; the page's script writes it anew, in `r-found`, when its reader moves a limit."""
+    found: list[object] = [element("span", answer.sentence.partition("\n")[0], class_="nothing")]
+    if answer.gains and answer.chosen:
+        recipe = element("span", f"trial {answer.chosen.number}: {describe(answer.chosen.recipe)}", class_="recipe")
+        found = [_gains(answer), recipe]
     return element(
-        "div",
-        [
-            element(
-                "a",
-                element("span", target, class_="name"),
-                _gains(answer)
-                if answer.gains
-                else element("span", answer.sentence.partition("\n")[0], class_="nothing"),
-                element("span", f"trial {answer.chosen.number}: {describe(answer.chosen.recipe)}", class_="recipe")
-                if answer.chosen and answer.gains
-                else None,
-                element("span", answer.unmeasured, class_="recipe") if answer.unmeasured else None,
-                class_="card",
-                href=f"#target-{place}",
-            )
-            for place, (target, answer) in enumerate(answers.items())
-        ],
-        class_="cards",
+        "a",
+        element("span", target, class_="name"),
+        element("span", "under the limits that you set", class_="asked", hidden=True),
+        element("span", found, class_="r-found"),
+        element("span", answer.unmeasured, class_="recipe") if answer.unmeasured else None,
+        class_="card",
+        id=f"card-{place}",
+        href=f"#target-{place}",
     )
 
 

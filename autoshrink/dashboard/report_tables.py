@@ -236,9 +236,10 @@ def audit_table(view: TargetView) -> Markup:
         ("layers in int8", True, _share),
         ("conversions", True, lambda record: _count(record.audit.conversions if record.audit else 0)),
         ("kernels", True, lambda record: _count(record.audit.kernels if record.audit else 0)),
-        ("trained weight bits", False, lambda record: element("td", _weight_bits(record))),
         ("layers in float", False, lambda record: element("td", _float_layers(record))),
     ]
+    if any(record.weight_bits for record in members):
+        columns.insert(5, ("trained weight bits", False, lambda record: element("td", _weight_bits(record))))
     if view.notes:
         columns.append(("what else the target does", False, _notes))
     return _table(columns, [element("tbody", map(_rows(columns), members))], "What runs in 8 bit")

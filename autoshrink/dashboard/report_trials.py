@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from autoshrink.dashboard.compare_section import compared, figures_block, recipes_block, verdict_block
 from autoshrink.dashboard.headline import Headline
 from autoshrink.dashboard.markup import Markup, element
 from autoshrink.dashboard.palette import Palette
+from autoshrink.dashboard.report_pairs import MOST_PAIRED, pairs_section
 from autoshrink.dashboard.trial_block import Block, Drawing, Listing, Part, table_of
 from autoshrink.dashboard.trial_page import TrialPage, trial_page
 from autoshrink.dashboard.trial_summary import badges, gains, reason, recipe_json
@@ -23,6 +23,7 @@ PLAIN = ("figures",)
 """What is always shown of a trial, however little room is left."""
 MOST_TABLE_ROWS = 60
 """Longer tables that stand for a figure are left to the dashboard."""
+_MORE = "Some trials say less here than "
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Details:
 def trial_details(
     study: StudyFolder, view: TargetView, answer: Headline, place: int, palette: Palette, room: Room
 ) -> Details:
-    """The chosen trial beside its neighbours, and the trials of the front with the chosen one.
+    """Any two of the trials nearest to the chosen one side by side, and the trials of the front with the chosen one.
 
     What is chosen has everything; the others, beginning with its neighbours, as much as there is room for: first
     without their figures and pictures, then with their figures against the baseline alone.
@@ -70,23 +71,31 @@ def trial_details(
     shown = _shown(view, answer.chosen)
     if not shown:
         return Details(Markup(""), {})
-    made: dict[int, _Folded] = {}
-    for record in _nearest_first(shown, answer.chosen):
-        page = trial_page(study, view, record, palette)
-        made[record.number] = _fitting(page, view, answer.chosen, place, room)
-    beside = _beside(study, view, shown, answer.chosen)
-    if not room.takes(len(beside)):
-        beside = Markup("")
+    pages = {record.number: trial_page(study, view, record, palette) for record in shown}
+    # What is always shown has its room before anything more of any trial.
+    made = {number: _folded(page, PLAIN, False, view, answer.chosen, place) for number, page in pages.items()}
+    room.left -= sum(folded.size for folded in made.values())
+    nearest = _nearest_first(shown, answer.chosen)
+    pairs = pairs_section(study, view, [record for record in shown if record in nearest[:MOST_PAIRED]])
+    if not room.takes(len(pairs.encode())):
+        pairs = Markup("")
+    for record in nearest:
+        plain = made[record.number]
+        for with_figures in (True, False):
+            folded = _folded(pages[record.number], None, with_figures, view, answer.chosen, place)
+            if room.takes(folded.size - plain.size):
+                made[record.number] = folded
+                break
     figures = {name: text for folded in made.values() for name, text in folded.figures.items()}
     listed = [made[record.number].markup for record in shown]
     cut = any(folded.is_cut for folded in made.values())
-    note = "More of the trials than fits into a file that can be mailed is in `autoshrink dashboard`." if cut else None
+    note = element("p", _MORE, element("code", "autoshrink dashboard"), " has.", class_="note") if cut else None
     markup = element(
         "div",
         element("h3", "The trials behind it" if view.is_scored else "The trials"),
-        beside,
+        pairs,
         listed,
-        element("p", note, class_="note") if note else None,
+        note,
         class_="trials",
     )
     return Details(markup, figures)
@@ -111,28 +120,22 @@ class _Folded:
     figures: Mapping[str, str]
     is_cut: bool
 
-
-def _fitting(page: TrialPage, view: TargetView, chosen: TrialRecord | None, place: int, room: Room) -> _Folded:
-    blocks = [block for block in page.blocks if block.name not in OF_ALL]
-    plain = [block for block in blocks if block.name in PLAIN]
-    ways: tuple[tuple[list[Block], bool], ...] = ((blocks, True), (blocks, False), (plain, False))
-    for number, (some, with_figures) in enumerate(ways):
-        folded = _folded(page, some, with_figures, view, chosen, place, is_cut=number > 0)
-        size = len(folded.markup.encode()) + sum(len(text.encode()) for text in folded.figures.values())
-        if room.takes(size):
-            break
-    return folded
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.markup.encode()) + sum(len(text.encode()) for text in self.figures.values())
 
 
 def _folded(
     page: TrialPage,
-    blocks: Iterable[Block],
+    names: Collection[str] | None,
     with_figures: bool,
     view: TargetView,
     chosen: TrialRecord | None,
     place: int,
-    is_cut: bool,
 ) -> _Folded:
+    """A trial with the blocks of these names; None: with all."""
+    blocks = [block for block in page.blocks if block.name not in OF_ALL and (names is None or block.name in names)]
     record = page.record
     figures: dict[str, str] = {}
 
@@ -146,16 +149,21 @@ def _folded(
     sections = [_section(block, drawn, with_figures) for block in blocks]
     markup = element(
         "details",
-        element("summary", f"Trial {record.number}: {describe(record.recipe)}"),
-        badges(record, view, chosen),
+        element(
+            "summary",
+            f"Trial {record.number}: {describe(record.recipe)}",
+            [" ", element("span", "chosen", class_="badge pick")] if record is chosen else None,
+        ),
+        badges(record, view, None),
         reason(record),
         gains(record, view),
         sections,
         element("details", element("summary", "Recipe as JSON"), element("pre", recipe_json(record))),
         element("pre", page.pick) if page.pick else None,
         class_="folded",
+        data_trial=record.number,
     )
-    return _Folded(markup, figures, is_cut)
+    return _Folded(markup, figures, names is not None or not with_figures)
 
 
 def _section(block: Block, drawn: Callable[[Drawing], Markup | None], with_pictures: bool) -> Markup:
@@ -187,22 +195,6 @@ def _figure(name: str, part: Drawing) -> Markup:
         element("div", id=name, class_="plot", role="group", aria_label=part.label),
         element("figcaption", part.caption) if part.caption else None,
         element("details", element("summary", "As a table"), table) if table else None,
-    )
-
-
-def _beside(study: StudyFolder, view: TargetView, shown: list[TrialRecord], chosen: TrialRecord | None) -> Markup:
-    """The chosen trial between its neighbours on the front: better only where the intervals say so."""
-    if chosen is None or len(shown) < 2 or not view.is_scored:
-        return Markup("")
-    at = shown.index(chosen)
-    first = max(0, min(at - 1, len(shown) - 3))
-    trials = compared(study, [(view, record) for record in shown[first : first + 3]])
-    blocks = [verdict_block(trials), figures_block(trials), recipes_block(study, trials)]
-    return element(
-        "details",
-        element("summary", "What is chosen, beside its neighbours on the front"),
-        [_section(block, lambda _: None, True) for block in blocks],
-        class_="folded",
     )
 
 

@@ -7,17 +7,17 @@ from typing import Any
 
 from autoshrink.dashboard.commands import limit_options, more_trials, next_commands, resume_command
 from autoshrink.dashboard.explain_section import explain_section
-from autoshrink.dashboard.figures import stage_seconds
 from autoshrink.dashboard.formatting import counted
 from autoshrink.dashboard.headline import Headline
 from autoshrink.dashboard.markup import Markup, element
 from autoshrink.dashboard.report_limits import axis_switches, limits_panel
+from autoshrink.dashboard.report_search import PACE, PROGRESS, over_switch, stages_table
 from autoshrink.dashboard.report_tables import audit_table, front_table, outcome_list, trials_table
 from autoshrink.dashboard.tables import latency_ties
 from autoshrink.dashboard.view import TargetView
 from autoshrink.package.choose import applicable
 from autoshrink.records import StudyFolder
-from autoshrink.search.words import describe, human_seconds
+from autoshrink.search.words import describe
 from autoshrink.target import Limits, Target
 
 _FIGURES = {
@@ -37,6 +37,11 @@ _FIGURES = {
         "What the settings explain",
         "How much of the order of the trials each setting explains by itself, among the trials that have it. Hatched: "
         "that much may be chance. What settings do only together is not seen.",
+    ),
+    "lines": (
+        "Settings and what they came to",
+        "Each line is a trial, from its settings to what it came to; its colour and dashes are the change of the "
+        "metric. Click a name in the legend to hide its lines.",
     ),
     "time": ("Where the time went", "Seconds of each trial by stage. A stage that came from the cache costs nothing."),
 }
@@ -84,6 +89,8 @@ def target_section(
         if name not in figures:
             return None
         switches = axis_switches(place, name, data["axes"]) if data and name == main else None
+        if kind == PROGRESS and f"{PACE}-{place}" in figures:
+            switches = over_switch(name, {name: "trials", f"{PACE}-{place}": "time"})
         return _figure(name, *captions[kind], switches)
 
     panel = limits_panel(place, data) if data else None
@@ -92,8 +99,9 @@ def target_section(
     return element(
         "section",
         element("h2", view.name),
-        element("p", _profile(view.target, study.left_out(view.name)), class_="facts"),
-        _answer(answer),
+        element("p", _profile(view.target), class_="facts"),
+        _left_out(study.left_out(view.name)),
+        _answer(answer, follows=panel is not None),
         element("div", beside, panel, class_="r-explore" if beside and panel else None) if beside or panel else None,
         _front(view, answer),
         trials,
@@ -101,6 +109,8 @@ def target_section(
         _audit(view),
         explain_section(study, view),
         element("div", [figure("time"), figure("importance")], class_="pair"),
+        figure("lines"),
+        stages_table(view),
         _trials(view),
         element("h3", "What to do next"),
         _next(study, view, answer, place),
@@ -108,7 +118,7 @@ def target_section(
     )
 
 
-def _profile(target: Target, left_out: Mapping[str, str]) -> Iterator[Markup]:
+def _profile(target: Target) -> Iterator[Markup]:
     if target.summary:
         yield element("span", target.summary)
     yield element("span", f"{counted(target.threads, 'thread')}, batch {target.batch}")
@@ -116,25 +126,44 @@ def _profile(target: Target, left_out: Mapping[str, str]) -> Iterator[Markup]:
         yield element("span", "throughput goes first")
     limits = " ".join(limit_options(target.limits))
     yield element("span", "limits: ", element("code", limits)) if limits else element("span", "no limits")
-    if left_out:
-        yield element("span", "not searched: " + "; ".join(f"{what}, since {why}" for what, why in left_out.items()))
 
 
-def _answer(answer: Headline) -> Iterator[Markup]:
+def _left_out(left_out: Mapping[str, str]) -> Markup | None:
+    """What was not searched and why, folded: the eye is to land on the front."""
+    if not left_out:
+        return None
+    listed = element("ul", [element("li", f"{what}, since {why}") for what, why in left_out.items()], class_="notes")
+    return element("details", element("summary", f"{counted(len(left_out), 'setting')} not searched"), listed)
+
+
+def _answer(answer: Headline, follows: bool) -> Iterator[Markup]:
+    """What it came to; where limits can be moved, `r-said`: it gives way to the panel's answer, which follows them."""
+    yield element("div", list(_said(answer)), class_="r-said" if follows else None)
+    if answer.unknown:
+        yield element("p", answer.unknown, class_="unknown")
+
+
+def _said(answer: Headline) -> Iterator[Markup]:
     yield element("p", answer.sentence, class_="headline" if answer.chosen else "headline problem")
     if answer.chosen:
         yield element("p", element("b", describe(answer.chosen.recipe)), ". ", _code(answer.why), class_="why")
-    if answer.unknown:
-        yield element("p", answer.unknown, class_="unknown")
 
 
 def _figure(name: str, title: str, caption: str, switches: Markup | None) -> Markup:
     return element(
         "figure",
         element("div", element("h3", title), element("div", switches, class_="r-tools"), class_="r-head"),
-        element("div", id=name, class_="plot", role="group", aria_label=f"{title}. {caption}"),
+        _drawn(name, element("div", id=name, class_="plot", role="group", aria_label=f"{title}. {caption}")),
         element("figcaption", caption),
     )
+
+
+def _drawn(name: str, plot: Markup) -> Markup:
+    """Lines from axis to axis need the width of a table, and scroll as one."""
+    if not name.startswith("lines"):
+        return plot
+    label = "Settings and what they came to, scrolls sideways"
+    return element("div", plot, class_="r-wide", tabindex="0", role="region", aria_label=label)
 
 
 def _front(view: TargetView, answer: Headline) -> Iterator[Markup]:
@@ -186,13 +215,6 @@ def _trials(view: TargetView) -> Iterator[Markup]:
     records = view.records
     if not records:
         return
-    totals = stage_seconds(records)
-    if totals:
-        longest = sorted(totals.items(), key=lambda item: -item[1])[:4]
-        stages = ", ".join(f"{stage} {human_seconds(seconds)}" for stage, seconds in longest)
-        reused = counted(sum(len(record.reused) for record in records), "stage")
-        text = f"In all {human_seconds(sum(totals.values()))}, the most of it: {stages}. From the cache: {reused}."
-        yield element("p", text, class_="note")
     yield element("h3", "All trials")
     yield outcome_list(view)
     yield element(

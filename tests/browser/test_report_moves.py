@@ -107,6 +107,81 @@ def test_what_is_chosen_follows_the_limits_as_pick_would_choose(opened: OpenedRe
     assert marked.get_attribute("data-trial") == str(first.number)
 
 
+NAMED = """place => {
+  const section = document.getElementById(`target-${place}`);
+  const card = document.getElementById(`card-${place}`);
+  const shown = each => each && each.checkVisibility();
+  return {
+    numbers: [
+      section.querySelector(".r-ship b").textContent.replace("Trial ", ""),
+      card.querySelector(".recipe").textContent.split(":")[0].replace("trial ", ""),
+      ...[...section.querySelectorAll("[data-trial]:has(.badge.pick)")].map(each => each.dataset.trial),
+    ],
+    gains: [".card .gains b", ".r-gained b"].map(path =>
+      [...document.querySelectorAll(path)].filter(each => (each.closest("section, .card") ?? section) === section
+        || each.closest(".card") === card).map(each => each.textContent)),
+    said: shown(section.querySelector(".r-said")),
+    asked: shown(card.querySelector(".asked")),
+  };
+}"""
+"""Every place of the page that names the trial to ship, and what it says of it."""
+
+
+def test_the_page_has_one_answer_wherever_it_says_it(opened: OpenedReport, study: StudyFolder) -> None:
+    records = study.records("onnxruntime-cpu")
+    asked = [({}, Limits()), ({"Latency": "0.3"}, Limits(latency_ms=0.3)), ({"Size": "0.4"}, Limits(0.3, 400_000))]
+    picks = []
+    for boxes, limits in asked:
+        for label, value in boxes.items():
+            ask(opened, label, value)
+        found = opened.page.evaluate(NAMED, ONNXRUNTIME)
+        picks.append(choose(records, limits).number)
+        # The panel, the card, the table of the front and the folded trial.
+        assert found["numbers"] == [str(picks[-1])] * 4
+        assert found["gains"][0] == found["gains"][1] != []
+        assert found["said"] is False
+        assert found["asked"] == (limits != Limits())
+    assert len(set(picks)) > 1, "the limits should lead to another trial"
+    ask(opened, "Size", "0.01")
+    assert opened.page.locator("#card-0").inner_text().splitlines() == [
+        "onnxruntime-cpu", "under the limits that you set", "No trial surely keeps these limits."
+    ]  # fmt: skip
+    assert opened.page.locator("#target-0 .badge.pick").count() == 0
+    # The other target has limits of its own.
+    other = opened.page.evaluate(NAMED, OPENVINO)
+    assert set(other["numbers"]) == {
+        str(choose(study.records("openvino-cpu"), FAKE_TARGETS["openvino-cpu"].limits).number)
+    }
+    assert other["asked"] is False
+
+
+def test_the_first_answer_is_that_of_a_reader_without_scripts(browser: Any, opened: OpenedReport, report: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    plain = context.new_page()
+    plain.goto(report.as_uri())
+    for place in (ONNXRUNTIME, OPENVINO):
+        card = f"#card-{place}"
+        assert plain.locator(card).inner_text() == opened.page.locator(card).inner_text()
+        number = opened.page.locator(f"#target-{place} .r-ship b").inner_text()
+        assert plain.locator(f"#target-{place} .headline").inner_text().startswith(f"{number}: ")
+        assert not plain.locator(f"#limits-{place}").is_visible()
+    context.close()
+
+
+def test_where_nothing_is_better_the_page_says_to_ship_the_baseline(browser: Any, tmp_path: Path) -> None:
+    target = FAKE_TARGETS["onnxruntime-cpu"]
+    study = StudyFolder.create(tmp_path / "fake-study", fake_meta({target.name: target}))
+    study.write(fake_trial(0))
+    study.write(fake_trial(1, [{"technique": "quantize", "scheme": "int8_static"}], accuracy=0.7, ratio=0.3))
+    opened = OpenedReport(browser, write_report(study, tmp_path / "report.html"))
+    for room in ("#card-0", "#limits-0 .r-answer"):
+        assert "Ship the baseline" in opened.page.locator(room).inner_text()
+    ask(opened, "Latency", "0.5")
+    assert "trial 1:" in opened.page.locator("#card-0").inner_text()
+    opened.check_quiet()
+    opened.close()
+
+
 def test_the_front_shows_what_keeps_the_limits(opened: OpenedReport, study: StudyFolder) -> None:
     records = {record.number: record for record in study.records("onnxruntime-cpu")}
     assert all(not symbol.endswith("-open") for *_, symbol in plotted(opened)["points"])

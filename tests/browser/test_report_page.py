@@ -44,7 +44,7 @@ def opened(kept: KeptReport) -> Iterator[OpenedReport]:
 def test_every_figure_is_drawn_and_nothing_is_fetched(opened: OpenedReport) -> None:
     page = opened.page
     shown = page.locator("xpath=//section//div[contains(@class, 'plot')][@role='group'][not(ancestor::details)]")
-    assert shown.count() == 10
+    assert shown.count() == 12
     for plot in shown.all():
         assert plot.locator("svg.main-svg").count() > 0
     assert page.locator("#front-0 .point").count() > 10

@@ -77,9 +77,6 @@ def test_the_trials_of_the_front_are_folded_and_drawn_when_opened(opened: Opened
     text = folded.inner_text()
     for words in ("Against the baseline", "Layer by layer", "Latency", "How it was made"):
         assert words in text
-    beside = trials.locator("> details", has_text="beside its neighbours")
-    beside.locator("> summary").click()
-    assert "Better, faster: only where the 95 % interval" in beside.inner_text().replace("\xa0", " ")
 
 
 def test_what_does_not_fit_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +85,7 @@ def test_what_does_not_fit_is_left_out_and_said(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("autoshrink.dashboard.report.LARGEST", 0)
     least = write_report(study, tmp_path / "least.html").read_text(encoding="utf-8")
     assert len(least) < len(whole)
-    said = "More of the trials than fits into a file"
+    said = "Some trials say less here than"
     assert said in least
     assert said not in whole
     assert least.count("<summary>Trial ") == whole.count("<summary>Trial ") > 3

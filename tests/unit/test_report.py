@@ -46,7 +46,7 @@ from tests.fake_study import (
 TARGET = "onnxruntime-cpu"
 INT8 = [{"technique": "quantize", "scheme": "int8_static"}]
 PRUNED = [{"technique": "prune", "ratio": 0.5}, {"technique": "finetune", "epochs": 1}]
-KINDS = ("front", "size", "progress", "time", "importance")
+KINDS = ("front", "size", "progress", "time", "importance", "lines")
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -302,7 +302,7 @@ def test_page_is_whole_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
     links = [found["href"] for _, found in page.elements if "href" in found]
     assert links == ["#target-0", "#target-1"]
     data, *run = page.scripts
-    assert len(run) == 6
+    assert len(run) == 8
     for script in run:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy
@@ -314,7 +314,8 @@ def test_page_is_whole_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
     places = {found["id"] for _, found in page.elements if found.get("class") == "plot"}
     # Accuracy over size is the front on another axis.
     assert places - set(drawn["figures"]) == {"size-0", "size-1"}
-    assert set(drawn["figures"]) < places
+    # The hypervolume over time is drawn where that over trials was.
+    assert set(drawn["figures"]) - places == {"pace-0", "pace-1"}
     places = {name for name in places if not name.startswith("trial-")}
     assert places == {f"{kind}-{place}" for kind in KINDS for place in (0, 1)}
     # The page makes its dark colours from the light ones, so no figure is in it twice.
@@ -385,7 +386,7 @@ def test_nothing_in_a_record_breaks_out_of_the_page(tmp_path: Path) -> None:
     for record in records:
         study.write(record)
     page = page_of(study)
-    assert len(page.scripts) == 7
+    assert len(page.scripts) == 9
     json.loads(page.scripts[0])
     assert [tag for tag, _ in page.elements if tag == "img"] == []
     assert [name for _, found in page.elements for name in found if name.startswith("on")] == []
