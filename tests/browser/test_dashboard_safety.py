@@ -85,7 +85,7 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     file = study.path / "study.json"
     file.write_text(file.read_text().replace('"task": "products"', f'"task": "{place / "exact.py"}"'))
 
-    def layout(_place: object, _library: object) -> Any:
+    def layout(_place: object, _library: object, _screen: object) -> Any:
         return html.Section(
             [html.H2("Packages"), package_button("products", "bench", 3), package_button("products", "bench", 8)]
         )

@@ -61,7 +61,7 @@ def test_the_first_page_names_every_script_whatever_is_asked_for_beside_it(
     page = server.test_client().get("/").get_data(as_text=True)
     answered.set()
     beside.join()
-    named = re.findall(r'<script src="/assets/([a-z]+\.js)\?', page)
+    named = re.findall(r'<script src="/assets/([a-z_]+\.js)\?', page)
     assert named == sorted(file.name for file in (HERE / "assets").glob("*.js")) and named
 
 
