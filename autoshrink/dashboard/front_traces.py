@@ -27,6 +27,8 @@ PLAIN_NAME = "hand-made int8"
 UNFINISHED = {Outcome.STOPPED: "square-open", Outcome.REJECTED: "triangle-down-open", Outcome.FAILED: "x-thin-open"}
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "hexagram")
+FORMS = ("circle", "square", "triangle-up", "pentagon", "hexagram", "triangle-down")
+"""Of groups, so that their colour is not their only sign; in an overlay the form tells the targets apart."""
 FIELD = "field"
 """In the `meta` of a trace of trials whose places depend on no limit; see `limit_patch`."""
 PAINTED = "painted"
@@ -47,7 +49,10 @@ class PanelTraces:
         self.place = place
         look = axes.look
         overlaid = look.apart == "overlay"
-        self.symbol = SYMBOLS[place % len(SYMBOLS)] if overlaid else SYMBOLS[0]
+        of_target = SYMBOLS[place % len(SYMBOLS)]
+        several = overlaid and len(axes.panels) > 1
+        self.symbols = {group: of_target if several else FORMS[k % len(FORMS)] for k, group in enumerate(self.colours)}
+        self.key_symbols = dict.fromkeys(self.colours, SYMBOLS[0]) if several else self.symbols
         self.dash = DASHES[place % len(DASHES)] if overlaid else DASHES[0]
         self.subplot = "" if overlaid or place == 0 else str(place + 1)
         self.first = place == 0
@@ -94,7 +99,7 @@ class PanelTraces:
             "legendgroup": escape(group),
             "showlegend": there,
             "hoverinfo": "skip",
-            "marker": {"color": self.colours[group], "symbol": "circle", "size": 10},
+            "marker": {"color": self.colours[group], "symbol": self.key_symbols[group], "size": 10},
         }
 
     def _groups_of(self, panel: Panel) -> Any:
@@ -151,7 +156,7 @@ class PanelTraces:
             "meta": {FIELD: True},
             "marker": {
                 "color": colour,
-                "symbol": self._symbols(rows),
+                "symbol": self._symbols(group, rows),
                 "size": packed(self._sizes(rows)),
                 "opacity": packed(np.where(self.keeps[rows], FAINT, HOLLOW_FAINT)),
                 "line": {"color": colour, "width": 1.2},
@@ -163,7 +168,7 @@ class PanelTraces:
             "sizes": binary(np.round(SHARES_OF_PIXEL * self._sizes(rows)).astype(np.uint8)),
             "keeps": binary(self.keeps[rows].astype(np.uint8)),
             "colour": self.colours[group],
-            "symbol": self.symbol,
+            "symbol": self.symbols[group],
             "faint": [HOLLOW_FAINT, FAINT],
         }
         return {"mode": "none", "hoveron": "points", "meta": {FIELD: True, PAINTED: look}}
@@ -205,7 +210,7 @@ class PanelTraces:
             "showlegend": False,
             "marker": {
                 "color": colour,
-                "symbol": self._symbols(rows),
+                "symbol": self._symbols(group, rows),
                 "size": packed(self._sizes(rows)),
                 "opacity": packed(np.where(fits, 1.0, 0.75)),
                 "line": {"color": self.palette.surface, "width": 1.5},
@@ -266,8 +271,8 @@ class PanelTraces:
     def _subplot(self) -> dict[str, str]:
         return {"xaxis": f"x{self.subplot}", "yaxis": f"y{self.subplot}"}
 
-    def _symbols(self, rows: Any) -> list[str]:
-        full, hollow = self.symbol, f"{self.symbol}-open"
+    def _symbols(self, group: str, rows: Any) -> list[str]:
+        full, hollow = self.symbols[group], f"{self.symbols[group]}-open"
         return [full if keeps else hollow for keeps in self.keeps[rows].tolist()]
 
     def _sizes(self, rows: Any) -> Floats:

@@ -110,7 +110,7 @@ def test_a_drop_counts_from_the_baseline_in_points() -> None:
 def test_what_does_not_keep_the_limits_is_hollow() -> None:
     figure = drawn([panel(records(), Limits(latency_ms=0.5))])
     hollow = {
-        tuple(name): symbol == "circle-open"
+        tuple(name): symbol.endswith("-open")
         for trace in figure["data"]
         if trace.get("meta", {}).get("field")
         for name, symbol in zip(trace["customdata"], trace["marker"]["symbol"], strict=True)
@@ -207,6 +207,27 @@ def test_in_space() -> None:
     numbers = sorted(number for number, _ in marked)
     assert numbers == [0, 1, 2, 3, 4]
     assert figure["layout"]["scene"]["zaxis"]["title"]["text"] == "accuracy on val, %"
+
+
+def test_a_group_has_a_form_of_its_own_and_a_target_in_an_overlay() -> None:
+    alone = drawn([panel(records())])
+    keys = {trace["name"]: trace["marker"]["symbol"] for trace in alone["data"] if trace["x"] == [None]}
+    assert len(set(keys.values())) == len(keys) > 1
+    for trace in alone["data"]:
+        if trace.get("meta", {}).get("field"):
+            assert {symbol.removesuffix("-open") for symbol in trace["marker"]["symbol"]} == {keys[trace["name"]]}
+    panels = [
+        Panel(Points(TargetView(FIELD[name], [fake_field_record(name, k) for k in range(6)])))
+        for name in ("server", "phone")
+    ]
+    overlay = drawn(panels, Look(apart="overlay"))
+    fields = [trace for trace in overlay["data"] if trace.get("meta", {}).get("field")]
+    forms = {
+        (target, symbol.removesuffix("-open"))
+        for trace in fields
+        for (_, target), symbol in zip(trace["customdata"], trace["marker"]["symbol"], strict=True)
+    }
+    assert forms == {("server", "circle"), ("phone", "square")}
 
 
 def test_many_trials_are_left_to_the_page_in_binary() -> None:

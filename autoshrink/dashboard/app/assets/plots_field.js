@@ -8,7 +8,10 @@
   const SHARES_OF_PIXEL = 10;
   const EDGE = 1.2;
   /* Number of corners, and the direction of the first in turns. */
-  const CORNERS = { square: [4, 1 / 8], diamond: [4, 0], "triangle-up": [3, -1 / 4], pentagon: [5, -1 / 4], hexagram: [6, 0] };
+  const CORNERS = {
+    square: [4, 1 / 8], diamond: [4, 0], "triangle-up": [3, -1 / 4], "triangle-down": [3, 1 / 4], pentagon: [5, -1 / 4],
+    hexagram: [6, 0],
+  };
   const painters = new WeakMap();
 
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
