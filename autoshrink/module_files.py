@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ class Step(NamedTuple):
 
     technique: str
     structure: Any
-    shared_out: Sequence[Mapping[str, Any]] = ()
+    shared_out: tuple[Mapping[str, Any], ...] = ()
 
 
 def save_module(folder: Path, model: nn.Module, steps: list[Step]) -> None:
@@ -58,7 +58,9 @@ def load_module(folder: Path, trained: nn.Module, task: Task) -> tuple[nn.Module
         trained: a fresh trained model, which is changed.
         task: of the model.
     """
-    steps = [Step(*step) for step in json.loads((folder / STRUCTURE_FILE).read_text())]
+    written = json.loads((folder / STRUCTURE_FILE).read_text())
+    # What an older version wrote has no third value.
+    steps = [Step(name, structure, tuple(*told)) for name, structure, *told in written]
     model = trained
     for step in steps:
         technique = get_technique(step.technique)

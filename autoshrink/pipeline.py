@@ -319,7 +319,7 @@ class Pipeline:
             with work.making(technique.name):
                 result, structure = technique.apply(model, stage.settings, context)
                 result = result.eval()
-                made.append((result, [*steps, Step(technique.name, structure, told)]))
+                made.append((result, [*steps, Step(technique.name, structure, tuple(told))]))
                 save_module(folder, *made[0])
 
         folder = self._make(stage.key, technique.name, make)
