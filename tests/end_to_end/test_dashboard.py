@@ -74,7 +74,7 @@ def test_it_serves_where_it_says_and_ends_quietly(place: Workplace, sent: signal
         assert get(url, Host="elsewhere.example")[0] == 403
         code, said = ended(process, sent)
     assert code == 0
-    assert said.split() == ["Ctrl-C", "ends", "it"]
+    assert said.split() == ["Ctrl-C", "ends", "it"], said
 
 
 def test_a_taken_port_is_told_with_a_way_out(place: Workplace) -> None:
@@ -116,7 +116,10 @@ def _callback(url: str, path: str) -> str:
         "inputs": [
             {"id": "url", "property": "pathname", "value": path},
             {"id": "url", "property": "search", "value": ""},
+            {"id": "scheme", "property": "data", "value": "light"},
+            {"id": "narrow", "property": "data", "value": False},
         ],
+        "state": [{"id": "place", "property": "data", "value": None}],
         "changedPropIds": ["url.pathname"],
     }
     request = urllib.request.Request(
@@ -188,6 +191,7 @@ def test_neither_torch_nor_a_runtime_is_imported_to_show_a_study(tmp_path: Path)
     code = f"""
 import sys
 from pathlib import Path
+from autoshrink.dashboard.app.page import Screen
 from autoshrink.dashboard.app.pages import OWN, PAGES
 from autoshrink.dashboard.app.place import Place
 from autoshrink.dashboard.app.server import make_app
@@ -196,9 +200,9 @@ library = Library(Path("results"))
 app = make_app(library)
 assert app.server.test_client().get("/").status_code == 200
 for page in OWN:
-    page.layout(Place(page.name), library)
+    page.layout(Place(page.name), library, Screen("light", False))
 for page in PAGES:
-    page.layout(Place(page.name, "fake-study"), library)
+    page.layout(Place(page.name, "fake-study"), library, Screen("light", False))
 print([name for name in {HEAVY} if name in sys.modules])
 """
     done = subprocess.run(

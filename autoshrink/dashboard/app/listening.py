@@ -70,10 +70,11 @@ class Server:
         """Closes every connection; called when `run` has ended, or by it."""
         from waitress import wasyncore
 
+        # Threads first: one that ends its answer wakes the loop by a pipe, which is closed with the rest.
+        self._server.task_dispatcher.shutdown(timeout=LAST_S)
         for channel in list(self._server.active_channels.values()):
             channel.handle_close()
         wasyncore.close_all(self._map)
-        self._server.task_dispatcher.shutdown(timeout=LAST_S)
 
 
 def _bound(host: str, port: int) -> socket.socket:
