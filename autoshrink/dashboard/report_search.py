@@ -14,7 +14,7 @@ from autoshrink.dashboard.pace import in_order_of_end, worked_seconds
 from autoshrink.dashboard.palette import Palette
 from autoshrink.dashboard.parallel import parallel_figure
 from autoshrink.dashboard.report_tables import figure_cell, sortable_table
-from autoshrink.dashboard.search_facts import StageUse, reused_in_all, stage_uses
+from autoshrink.dashboard.search_facts import SAVED_IS, STAGE_HEADS, reused_in_all, stage_cells, stage_uses
 from autoshrink.dashboard.view import TargetView
 from autoshrink.search.front import is_known
 from autoshrink.search.words import human_seconds
@@ -95,41 +95,18 @@ def stages_table(view: TargetView) -> list[Markup]:
     whole = sum(use.seconds for use in uses)
     if not whole:
         return []
-    heads = [
-        ("stage", False),
-        ("time", True),
-        ("share", True),
-        ("made", True),
-        ("from the cache", True),
-        ("saved", True),
+    rows = [
+        element("tr", element("td", use.stage), *(figure_cell(*cell) for cell in stage_cells(use, whole)))
+        for use in uses
     ]
-    rows = [_stage(use, whole) for use in uses]
     cached = reused_in_all(uses)
     words = f"In all {human_seconds(whole)}."
     if cached.wanted:
         words += f" The cache had {cached.reused} of {counted(cached.wanted, 'stage')} that it can have"
         words += f", which saved about {human_seconds(cached.saved)}." if cached.saved >= 1 else "."
-        words += " Saved is an estimate: as often as the cache had it, times the mean of what it took when it was made."
+        words += f" {SAVED_IS}"
     return [
         element("h3", "Stages and the cache"),
-        sortable_table(heads, [element("tbody", rows)], "Stages and the cache", units=UNITS),
+        sortable_table(STAGE_HEADS, [element("tbody", rows)], "Stages and the cache", units=UNITS),
         element("p", words, class_="note"),
     ]
-
-
-def _stage(use: StageUse, whole: float) -> Markup:
-    reused, saved = use.share_reused, use.saved
-    percent = 100 * use.seconds / whole
-    from_cache = (
-        figure_cell("-", None) if reused is None else figure_cell(f"{use.reused} ({100 * reused:.0f} %)", reused)
-    )
-    is_saved = reused is not None and bool(saved)
-    return element(
-        "tr",
-        element("td", use.stage),
-        figure_cell(human_seconds(use.seconds) if use.seconds >= 1 else f"{use.seconds:.2f} s", use.seconds),
-        figure_cell(f"{percent:.1f} %", percent),
-        figure_cell(str(use.made), use.made),
-        from_cache,
-        figure_cell(f"~{human_seconds(saved)}", saved) if is_saved and saved else figure_cell("-", None),
-    )

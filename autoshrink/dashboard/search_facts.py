@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from autoshrink.dashboard.figures import stage_place
+from autoshrink.search.words import human_seconds
 from autoshrink.types import Outcome, TrialRecord
 
 _OF_A_TRIAL = frozenset(
@@ -27,6 +28,11 @@ _OF_A_TRIAL = frozenset(
     )
 )
 """Stages that belong to one trial and are never taken from the cache."""
+STAGE_HEADS = (
+    ("stage", False), ("time", True), ("share", True), ("made", True), ("from the cache", True), ("saved", True),
+)  # fmt: skip
+"""Of the table of stages: (head, whether the column holds figures)."""
+SAVED_IS = "Saved is an estimate: as often as the cache had it, times the mean of what it took when it was made."
 _NUMBER = re.compile(r"(?<!\w)\d[\d.,]*(?=\W|$)")
 
 
@@ -54,6 +60,25 @@ class StageUse:
         if self.stage in _OF_A_TRIAL:
             return None
         return self.reused / (self.made + self.reused)
+
+
+def stage_cells(use: StageUse, whole: float) -> list[tuple[str, float | None]]:
+    """A row of the table of stages under `STAGE_HEADS`, less the stage: each figure in words, and as it sorts.
+
+    Args:
+        use: the stage.
+        whole: seconds of all stages.
+    """
+    reused = use.share_reused
+    share = 100 * use.seconds / whole
+    saved = use.saved if reused is not None and use.saved else None
+    return [
+        (human_seconds(use.seconds) if use.seconds >= 1 else f"{use.seconds:.2f} s", use.seconds),
+        (f"{share:.1f} %", share),
+        (str(use.made), use.made),
+        ("-", None) if reused is None else (f"{use.reused} ({100 * reused:.0f} %)", reused),
+        ("-", None) if saved is None else (f"~{human_seconds(saved)}", saved),
+    ]
 
 
 def stage_uses(records: Sequence[TrialRecord]) -> list[StageUse]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.dashboard_server import ARGUMENTS, CHROMIUM, Dashboard, serving
 from tests.fake_study import make_fake_study
+from tests.report_page import KeptReport, OpenedReport
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +30,18 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     make_fake_study(results / "fake-study")
     with serving(results) as dashboard:
         yield dashboard
+
+
+@pytest.fixture(scope="module")
+def kept(browser: Any, report: Path) -> Iterator[KeptReport]:
+    """The `report` of a file of tests, open."""
+    found = KeptReport(browser, report)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def opened(kept: KeptReport) -> Iterator[OpenedReport]:
+    """The same for one test, as if just opened."""
+    with kept.lent() as found:
+        yield found

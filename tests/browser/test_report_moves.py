@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import shlex
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from autoshrink.records import StudyFolder
 from autoshrink.target import Limits
 from tests.fake_field import make_fake_field
 from tests.fake_study import FAKE_TARGETS, fake_meta, fake_trial, make_fake_study
-from tests.report_page import KeptReport, OpenedReport
+from tests.report_page import OpenedReport
 
 ONNXRUNTIME, OPENVINO = 0, 1
 
@@ -35,19 +34,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 @pytest.fixture(scope="module")
 def report(study: StudyFolder) -> Path:
     return write_report(study, study.path / "report.html")
-
-
-@pytest.fixture(scope="module")
-def kept(browser: Any, report: Path) -> Iterator[KeptReport]:
-    found = KeptReport(browser, report)
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def opened(kept: KeptReport) -> Iterator[OpenedReport]:
-    with kept.lent() as found:
-        yield found
 
 
 def panel(opened: OpenedReport, place: int = ONNXRUNTIME) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from autoshrink.dashboard.report import write_report
 from autoshrink.records import StudyFolder
 from tests.fake_field import make_fake_field
 from tests.fake_study import FAKE_TARGETS, fake_meta, fake_trial, make_fake_study
-from tests.report_page import KeptReport, OpenedReport
+from tests.report_page import OpenedReport
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +25,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report_of_field(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("field") / "fake-study"
     return write_report(make_fake_field(folder), folder / "report.html")
-
-
-@pytest.fixture(scope="module")
-def kept(browser: Any, report: Path) -> Iterator[KeptReport]:
-    found = KeptReport(browser, report)
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def opened(kept: KeptReport) -> Iterator[OpenedReport]:
-    with kept.lent() as found:
-        yield found
 
 
 def test_every_figure_is_drawn_and_nothing_is_fetched(opened: OpenedReport) -> None:

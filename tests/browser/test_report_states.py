@@ -36,13 +36,6 @@ def kept(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kep
     found.close()
 
 
-@pytest.fixture
-def opened(kept: KeptReport) -> Iterator[OpenedReport]:
-    """A report on one target."""
-    with kept.lent() as found:
-        yield found
-
-
 def opened_of(browser: Any, study: StudyFolder, width: int = 1200, scheme: str = "light") -> OpenedReport:
     return OpenedReport(browser, write_report(study, study.path / "report.html"), width, scheme)
 

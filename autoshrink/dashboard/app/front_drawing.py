@@ -37,7 +37,7 @@ class Records:
         self.library = library
         self.points = Kept(Points, 12)
         self._answers: Kept[TargetView, dict[str, Answer]] = Kept(lambda _: {}, 12)
-        # Two parts of the page ask for the same answer at once.
+        # Several browsers may ask at once.
         self._lock = threading.Lock()
 
     def snapshot(self, where: Sequence[str]) -> Snapshot:

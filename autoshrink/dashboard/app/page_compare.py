@@ -14,6 +14,7 @@ from autoshrink.dashboard.app.exports import Table, on_csv
 from autoshrink.dashboard.app.notices import notices_slot
 from autoshrink.dashboard.app.page import PLACE, VERSION, Page, Screen
 from autoshrink.dashboard.app.place import Place, address, control
+from autoshrink.dashboard.app.plots import palette_of
 from autoshrink.dashboard.app.shows import content, shows
 from autoshrink.dashboard.app.trial_choice import (
     MOST_OPTIONS,
@@ -27,7 +28,7 @@ from autoshrink.dashboard.compare_section import MOST, compare_blocks, compared
 from autoshrink.dashboard.formatting import counted
 from autoshrink.dashboard.headline import headline
 from autoshrink.dashboard.library import Library, Snapshot
-from autoshrink.dashboard.palette import DARK, LIGHT
+from autoshrink.dashboard.palette import LIGHT
 from autoshrink.dashboard.view import TargetView
 from autoshrink.search.words import describe
 from autoshrink.types import TrialRecord, content_key
@@ -206,7 +207,7 @@ def _content(snapshot: Snapshot, target: str, chosen: Chosen, missing: Sequence[
             links.append(_link("Take away", snapshot, target, others))
         cards.append(_card(snapshot, trial.name, trial.record, links))
     head = html.Section([html.H2("Compare"), *said, html.Div(cards, className="compared")], className="trial-head")
-    blocks = compare_blocks(snapshot.folder, trials, DARK if scheme == "dark" else LIGHT)
+    blocks = compare_blocks(snapshot.folder, trials, palette_of(scheme))
     return [head, *(section(block) for block in blocks)]
 
 

@@ -16,11 +16,12 @@ from autoshrink.dashboard.app.nodes import components
 from autoshrink.dashboard.app.notices import notices_slot
 from autoshrink.dashboard.app.page import PLACE, VERSION, Page, Screen
 from autoshrink.dashboard.app.place import Place, address, control
+from autoshrink.dashboard.app.plots import palette_of
 from autoshrink.dashboard.app.shows import content, shows
 from autoshrink.dashboard.app.trial_choice import MOST_OPTIONS, option_nodes, recommended, stamp_of, trial_options
 from autoshrink.dashboard.headline import headline
 from autoshrink.dashboard.library import Library, Snapshot
-from autoshrink.dashboard.palette import DARK, LIGHT, Palette
+from autoshrink.dashboard.palette import LIGHT
 from autoshrink.dashboard.trial_page import TrialPage, trial_page
 from autoshrink.dashboard.trial_summary import badges, gains, reason, recipe_json, title_of
 from autoshrink.dashboard.view import TargetView
@@ -106,7 +107,7 @@ def _register(app: Dash, library: Library) -> None:
         chosen = headline(view).chosen
 
         def made() -> list[Component]:
-            page = trial_page(snapshot.folder, view, record, _palette(scheme))
+            page = trial_page(snapshot.folder, view, record, palette_of(scheme))
             return list(_content(snapshot, view, page, chosen))
 
         return stamp_of(snapshot.folder, view, record, chosen), made
@@ -131,10 +132,6 @@ def _register(app: Dash, library: Library) -> None:
 
 def _record(view: TargetView, number: int | None) -> TrialRecord | None:
     return next((record for record in view.records if record.number == number), None)
-
-
-def _palette(scheme: str) -> Palette:
-    return DARK if scheme == "dark" else LIGHT
 
 
 def _missing(snapshot: Snapshot, target: str, number: int | None) -> Component:

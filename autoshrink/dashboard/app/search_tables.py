@@ -17,7 +17,7 @@ from autoshrink.dashboard.importance import Importance, importances
 from autoshrink.dashboard.pace import in_order_of_end, worked_seconds
 from autoshrink.dashboard.parallel import lines
 from autoshrink.dashboard.report_tables import OUTCOMES
-from autoshrink.dashboard.search_facts import reasons, stage_uses
+from autoshrink.dashboard.search_facts import SAVED_IS, STAGE_HEADS, reasons, stage_cells, stage_uses
 from autoshrink.dashboard.view import TargetView
 from autoshrink.search.words import describe, human_bytes, human_ms, human_seconds
 from autoshrink.types import Outcome, TrialRecord
@@ -212,27 +212,8 @@ def stages(view: TargetView) -> Component:
     if not uses:
         return html.P("No time was recorded yet.", className="note empty")
     whole = sum(use.seconds for use in uses) or 1.0
-    rows: list[list[Cell]] = [
-        [
-            use.stage,
-            human_seconds(use.seconds) if use.seconds >= 1 else f"{use.seconds:.2f} s",
-            f"{100 * use.seconds / whole:.1f} %",
-            str(use.made),
-            "-" if use.share_reused is None else f"{use.reused} ({100 * use.share_reused:.0f} %)",
-            "-" if use.share_reused is None or not use.saved else f"~{human_seconds(use.saved)}",
-        ]
-        for use in uses
-    ]
-    heads = [
-        ("stage", False),
-        ("time", True),
-        ("share", True),
-        ("made", True),
-        ("from the cache", True),
-        ("saved", True),
-    ]
-    note = "Saved is an estimate: as often as the cache had it, times the mean of what it took when it was made."
-    return html.Div([small_table(heads, rows, "Stages and the cache"), html.P(note, className="note")])
+    rows = [[use.stage, *(text for text, _ in stage_cells(use, whole))] for use in uses]
+    return html.Div([small_table(STAGE_HEADS, rows, "Stages and the cache"), html.P(SAVED_IS, className="note")])
 
 
 def cut(heads: Sequence[tuple[str, bool]], rows: Sequence[Sequence[Cell]], label: str, last: bool = False) -> Component:

@@ -45,11 +45,8 @@ def shows(app: Dash, library: Library, page: str, name: str, show: Show) -> None
         State(f"{page}-shown", "data"),
     )
     def fill(
-        target: str, value: str | None, _version: str, scheme: str | None, where: list[str], before: str | None
+        target: str, value: str | None, _version: str, scheme: str, where: list[str], before: str | None
     ) -> tuple[Any, Any]:
-        if scheme is None:
-            # The browser has not told it yet, and will at once.
-            return no_update, no_update
         found, make = show(library.snapshot(Place.of(*where).study), target, value, scheme)
         stamp = f"{scheme} {found}"
         return (no_update, no_update) if stamp == before else (make(), stamp)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from autoshrink.dashboard.app.page import PLACE, SCHEME, VERSION
+from autoshrink.dashboard.app.page import NARROW, PLACE, SCHEME, VERSION
 from autoshrink.dashboard.app.place import Place, control
 from autoshrink.dashboard.library import Library
 from autoshrink.errors import ConfigError
@@ -103,7 +103,7 @@ _STORES: Mapping[str, Callable[[object], bool]] = {
     SCHEME: _text,
     VERSION: _text,
     "count": _count,
-    "narrow": _flag,
+    NARROW: _flag,
     "front-drawn": _texts(3),
     "front-listed": _texts(),
     "trial-shown": _text,

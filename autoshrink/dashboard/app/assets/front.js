@@ -107,7 +107,7 @@ window.dash_clientside = window.dash_clientside || {};
   function whenDrawn() {
     return new Promise((resolve) => {
       if (document.querySelector("#front-plot .main-svg")) resolve(true);
-      window.autoshrink.onDrawn((plot) => plot.closest("#front-plot") && resolve(true));
+      else window.autoshrink.onDrawn((plot) => plot.closest("#front-plot") && resolve(true));
     });
   }
 
